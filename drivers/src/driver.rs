@@ -31,6 +31,13 @@ pub trait Driver: Send + Sync {
     /// All faults found, each with the path of its field; an empty list is never returned as an error.
     fn check(&self, wish: &Wish) -> Result<(), Vec<FieldError>>;
 
+    /// What the deployment takes for itself on each of its nodes: ports, data directories. Pure; the wish passed
+    /// [`Driver::check`].
+    fn claims(&self, wish: &Wish, uid: &str) -> Vec<Claim> {
+        let _ = (wish, uid);
+        Vec::new()
+    }
+
     /// Reads what is there on this node. Changes nothing.
     ///
     /// # Errors
@@ -47,13 +54,24 @@ pub trait Driver: Send + Sync {
     ///
     /// # Errors
     /// See [`DriverError`]; on `Fenced` the driver stops at once.
-    fn apply(&self, host: &dyn Host, step: &Step, context: &StepContext<'_>) -> Result<StepOutcome, DriverError>;
+    fn apply(
+        &self,
+        host: &dyn Host,
+        step: &Step,
+        context: &StepContext<'_>,
+    ) -> Result<StepOutcome, DriverError>;
 
     /// Takes back the effect of a succeeded step whose [`Undo`] is `Op`.
     ///
     /// # Errors
     /// As [`Driver::apply`].
-    fn undo(&self, host: &dyn Host, step: &Step, outputs: &Value, context: &StepContext<'_>) -> Result<StepOutcome, DriverError>;
+    fn undo(
+        &self,
+        host: &dyn Host,
+        step: &Step,
+        outputs: &Value,
+        context: &StepContext<'_>,
+    ) -> Result<StepOutcome, DriverError>;
 
     /// What people and other deployments see of it: roles, states, endpoints. Pure.
     fn health(&self, input: &PlanInput) -> Health;
@@ -93,6 +111,45 @@ pub struct OpDescription {
     pub disruption: Disruption,
     /// How it is taken back, or why not.
     pub undo: Undo,
+    /// Longest time one attempt may take; a step of the op carries the same or less.
+    #[serde(with = "duration_ms")]
+    pub timeout: Duration,
+    /// What to do after a `Retryable` failure.
+    pub retry: RetryPolicy,
+}
+
+/// How often a step is tried again after a `Retryable` failure, and how long the caller waits in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryPolicy {
+    /// Attempts in all, the first one included; at least 1.
+    pub attempts_max: u32,
+    /// Delay before the second attempt; it doubles with each further one.
+    #[serde(with = "duration_ms")]
+    pub delay_min: Duration,
+    /// Longest delay.
+    #[serde(with = "duration_ms")]
+    pub delay_max: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            attempts_max: 8,
+            delay_min: Duration::from_millis(250),
+            delay_max: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Something of a node that only one deployment may use at a time, for `/run/nodes/NODE.claims.json`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Claim {
+    /// `port` or `path`.
+    pub kind: String,
+    /// `5432`, `/var/lib/contextos/postgres/7f3a-12`.
+    pub value: String,
+    /// Field of the wish to change when two deployments claim the same: `params.port`.
+    pub field: String,
 }
 
 /// What may happen when an operation runs a second time.

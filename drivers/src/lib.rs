@@ -9,3 +9,6 @@
 pub mod driver;
 pub mod error;
 pub mod host;
+pub mod limits;
+pub mod nearest;
+pub mod registry;
