@@ -1,1 +1,13 @@
-//! Skeleton.
+//! The filesystem daemon of ContextOS: one tree, mounted on every node, replicated by Raft.
+//!
+//! A pure core ([`state_machine`]) decides; rims touch the world. See `docs/ARCHITECTURE.md`.
+
+pub mod admin;
+pub mod cli;
+pub mod consensus;
+pub mod fs;
+pub mod fuse;
+pub mod limits;
+pub mod state_machine;
+pub mod storage;
+pub mod transport;

@@ -1,0 +1,1 @@
+//! The Raft rim: openraft behind one module.

@@ -1,0 +1,3 @@
+//! The filesystem by inode, without FUSE in it.
+
+pub mod proposer;

@@ -1,0 +1,1 @@
+//! The kernel adapter: decode, call `fs`, reply.

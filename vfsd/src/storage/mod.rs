@@ -1,0 +1,1 @@
+//! Durable bytes: the log, atomic files, the data directory.

@@ -1,0 +1,1 @@
+//! Connections between nodes: mutual TLS, frames, enrolment.
