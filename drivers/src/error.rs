@@ -30,3 +30,34 @@ pub enum DriverError {
         reason: String,
     },
 }
+
+impl DriverError {
+    /// A failure that may pass by itself.
+    pub fn retryable(code: &'static str, message: impl Into<String>) -> Self {
+        Self::Retryable {
+            code,
+            message: message.into(),
+        }
+    }
+
+    /// A failure that a person has to look at, with what they can do.
+    pub fn permanent(
+        code: &'static str,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self::Permanent {
+            code,
+            message: message.into(),
+            hint: hint.into(),
+        }
+    }
+
+    /// The stable word for machines.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Retryable { code, .. } | Self::Permanent { code, .. } => code,
+            Self::Fenced { .. } => "fenced",
+        }
+    }
+}

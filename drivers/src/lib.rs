@@ -6,9 +6,12 @@
 //! Arrows: `catalog -> sls -> host (trait) <- host/linux, host/fake`. Nothing in here knows the tree, the record or the
 //! agent.
 
+pub mod catalog;
 pub mod driver;
 pub mod error;
 pub mod host;
 pub mod limits;
 pub mod nearest;
+pub mod params;
 pub mod registry;
+pub mod sls;

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::catalog::file::FileDriver;
 use crate::driver::{Description, Driver, FieldError};
 use crate::nearest::nearest_name;
 
@@ -14,7 +15,7 @@ pub struct Registry {
 
 /// The drivers that are built in.
 pub fn builtin() -> Registry {
-    Registry::of(vec![])
+    Registry::of(vec![Box::new(FileDriver)])
 }
 
 impl Registry {

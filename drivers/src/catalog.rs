@@ -1,0 +1,3 @@
+//! The software that this build has operational knowledge of: one folder a driver.
+
+pub mod file;

@@ -1,0 +1,125 @@
+//! A host that asks the fence before each effect and while children run.
+//!
+//! Invariant: after the guard has said `Fenced`, no further effect passes. What only reads passes always.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::driver::FenceGuard;
+use crate::error::DriverError;
+use crate::host::{Attributes, Command, Host, Metadata, Output, User};
+
+/// `inner`, usable only while `guard` holds.
+pub struct FencedHost<'a> {
+    inner: &'a dyn Host,
+    guard: &'a dyn FenceGuard,
+}
+
+impl<'a> FencedHost<'a> {
+    /// Wraps `inner`.
+    pub fn new(inner: &'a dyn Host, guard: &'a dyn FenceGuard) -> Self {
+        Self { inner, guard }
+    }
+}
+
+impl Host for FencedHost<'_> {
+    fn read_file(&self, path: &Path) -> Result<Option<Vec<u8>>, DriverError> {
+        self.inner.read_file(path)
+    }
+
+    fn metadata(&self, path: &Path) -> Result<Option<Metadata>, DriverError> {
+        self.inner.metadata(path)
+    }
+
+    fn list_dir(&self, path: &Path) -> Result<Option<Vec<String>>, DriverError> {
+        self.inner.list_dir(path)
+    }
+
+    fn user(&self, name: &str) -> Result<Option<User>, DriverError> {
+        self.inner.user(name)
+    }
+
+    fn group_exists(&self, name: &str) -> Result<bool, DriverError> {
+        self.inner.group_exists(name)
+    }
+
+    fn port_is_free(&self, port: u16) -> Result<bool, DriverError> {
+        self.inner.port_is_free(port)
+    }
+
+    fn disk_free_bytes(&self, path: &Path) -> Result<u64, DriverError> {
+        self.inner.disk_free_bytes(path)
+    }
+
+    fn write_file(
+        &self,
+        path: &Path,
+        content: &[u8],
+        attributes: &Attributes,
+    ) -> Result<(), DriverError> {
+        self.guard.check()?;
+        self.inner.write_file(path, content, attributes)
+    }
+
+    fn make_dir(&self, path: &Path, attributes: &Attributes) -> Result<(), DriverError> {
+        self.guard.check()?;
+        self.inner.make_dir(path, attributes)
+    }
+
+    fn set_attributes(&self, path: &Path, attributes: &Attributes) -> Result<(), DriverError> {
+        self.guard.check()?;
+        self.inner.set_attributes(path, attributes)
+    }
+
+    fn remove_file(&self, path: &Path) -> Result<(), DriverError> {
+        self.guard.check()?;
+        self.inner.remove_file(path)
+    }
+
+    fn remove_tree(&self, path: &Path) -> Result<(), DriverError> {
+        self.guard.check()?;
+        self.inner.remove_tree(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), DriverError> {
+        self.guard.check()?;
+        self.inner.rename(from, to)
+    }
+
+    fn symlink(&self, target: &Path, path: &Path) -> Result<(), DriverError> {
+        self.guard.check()?;
+        self.inner.symlink(target, path)
+    }
+
+    fn run_guarded(
+        &self,
+        command: &Command,
+        outer: &dyn FenceGuard,
+    ) -> Result<Output, DriverError> {
+        let both = Both {
+            first: self.guard,
+            second: outer,
+        };
+        if !command.reads_only {
+            both.check()?;
+        }
+        self.inner.run_guarded(command, &both)
+    }
+
+    fn pause(&self, pause: Duration) {
+        self.inner.pause(pause);
+    }
+}
+
+/// Two guards that must both hold.
+struct Both<'a> {
+    first: &'a dyn FenceGuard,
+    second: &'a dyn FenceGuard,
+}
+
+impl FenceGuard for Both<'_> {
+    fn check(&self) -> Result<(), DriverError> {
+        self.first.check()?;
+        self.second.check()
+    }
+}

@@ -1,0 +1,108 @@
+//! A host that refuses every effect: what observation and dry runs are given.
+//!
+//! Invariant: a refused call is an error, never ignored, so a driver that would change something while it observes
+//! is found out at once.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::driver::FenceGuard;
+use crate::error::DriverError;
+use crate::host::{Attributes, Command, Host, Metadata, Output, User};
+
+/// `inner`, for reading only.
+pub struct ReadOnlyHost<'a> {
+    inner: &'a dyn Host,
+}
+
+impl<'a> ReadOnlyHost<'a> {
+    /// Wraps `inner`.
+    pub fn new(inner: &'a dyn Host) -> Self {
+        Self { inner }
+    }
+}
+
+fn refused(what: &str, on: &str) -> DriverError {
+    DriverError::permanent(
+        "effect-while-reading",
+        format!("the driver tried to {what} {on} while it may only read"),
+        "this is a fault of the driver: report it with this message",
+    )
+}
+
+impl Host for ReadOnlyHost<'_> {
+    fn read_file(&self, path: &Path) -> Result<Option<Vec<u8>>, DriverError> {
+        self.inner.read_file(path)
+    }
+
+    fn metadata(&self, path: &Path) -> Result<Option<Metadata>, DriverError> {
+        self.inner.metadata(path)
+    }
+
+    fn list_dir(&self, path: &Path) -> Result<Option<Vec<String>>, DriverError> {
+        self.inner.list_dir(path)
+    }
+
+    fn user(&self, name: &str) -> Result<Option<User>, DriverError> {
+        self.inner.user(name)
+    }
+
+    fn group_exists(&self, name: &str) -> Result<bool, DriverError> {
+        self.inner.group_exists(name)
+    }
+
+    fn port_is_free(&self, port: u16) -> Result<bool, DriverError> {
+        self.inner.port_is_free(port)
+    }
+
+    fn disk_free_bytes(&self, path: &Path) -> Result<u64, DriverError> {
+        self.inner.disk_free_bytes(path)
+    }
+
+    fn write_file(&self, path: &Path, _: &[u8], _: &Attributes) -> Result<(), DriverError> {
+        Err(refused("write", &path.display().to_string()))
+    }
+
+    fn make_dir(&self, path: &Path, _: &Attributes) -> Result<(), DriverError> {
+        Err(refused("make", &path.display().to_string()))
+    }
+
+    fn set_attributes(&self, path: &Path, _: &Attributes) -> Result<(), DriverError> {
+        Err(refused(
+            "change owner or mode of",
+            &path.display().to_string(),
+        ))
+    }
+
+    fn remove_file(&self, path: &Path) -> Result<(), DriverError> {
+        Err(refused("remove", &path.display().to_string()))
+    }
+
+    fn remove_tree(&self, path: &Path) -> Result<(), DriverError> {
+        Err(refused("remove", &path.display().to_string()))
+    }
+
+    fn rename(&self, from: &Path, _: &Path) -> Result<(), DriverError> {
+        Err(refused("rename", &from.display().to_string()))
+    }
+
+    fn symlink(&self, _: &Path, path: &Path) -> Result<(), DriverError> {
+        Err(refused("link", &path.display().to_string()))
+    }
+
+    fn run_guarded(
+        &self,
+        command: &Command,
+        guard: &dyn FenceGuard,
+    ) -> Result<Output, DriverError> {
+        if command.reads_only {
+            self.inner.run_guarded(command, guard)
+        } else {
+            Err(refused("run", command.program()))
+        }
+    }
+
+    fn pause(&self, pause: Duration) {
+        self.inner.pause(pause);
+    }
+}
