@@ -31,7 +31,9 @@ pub struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
     /// Written by a version that this one does not know.
-    #[error("entry format {0} is not known to this version (it knows {ENTRY_VERSION}); upgrade this node")]
+    #[error(
+        "entry format {0} is not known to this version (it knows {ENTRY_VERSION}); upgrade this node"
+    )]
     Version(u8),
     /// Not an entry, or cut off.
     #[error("entry of {len} bytes cannot be decoded: {reason}")]
@@ -50,7 +52,8 @@ impl Entry {
     /// Never: encoding into memory cannot fail for these types.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![ENTRY_VERSION];
-        bytes = postcard::to_extend(self, bytes).expect("plain data always encodes into a growing buffer");
+        bytes = postcard::to_extend(self, bytes)
+            .expect("plain data always encodes into a growing buffer");
         bytes
     }
 
@@ -59,12 +62,18 @@ impl Entry {
     /// # Errors
     /// [`EntryError`] for an unknown version, a cut or a malformed payload, or trailing bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, EntryError> {
-        let malformed = |reason: String| EntryError::Malformed { len: bytes.len(), reason };
-        let (&version, rest) = bytes.split_first().ok_or_else(|| malformed("it is empty".into()))?;
+        let malformed = |reason: String| EntryError::Malformed {
+            len: bytes.len(),
+            reason,
+        };
+        let (&version, rest) = bytes
+            .split_first()
+            .ok_or_else(|| malformed("it is empty".into()))?;
         if version != ENTRY_VERSION {
             return Err(EntryError::Version(version));
         }
-        let (entry, tail) = postcard::take_from_bytes::<Self>(rest).map_err(|e| malformed(e.to_string()))?;
+        let (entry, tail) =
+            postcard::take_from_bytes::<Self>(rest).map_err(|e| malformed(e.to_string()))?;
         if !tail.is_empty() {
             return Err(malformed(format!("{} bytes follow it", tail.len())));
         }
@@ -90,7 +99,9 @@ pub struct Author {
 }
 
 /// What a node may change, from its certificate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Grant {
     /// Nothing.

@@ -4,27 +4,63 @@
 //! replica ([`StateMachine::digest`]). A refused entry changes nothing but the outcome window.
 //! Not here: who may lead, when a session has expired (the leader's `consensus/lease_keeper.rs` judges and proposes).
 
+mod apply;
 pub mod command;
+pub mod content;
 pub mod ids;
+pub mod inode;
+pub mod invariants;
+pub mod lock;
 pub mod log_time;
+pub mod name;
+pub mod namespace;
 pub mod outcome;
+pub mod session;
+pub mod snapshot;
 
-use command::Entry;
-use ids::LogIndex;
+use imbl::OrdMap;
+
+pub use apply::Guard;
+use command::{Command, Entry, JoinToken, Member, Origin};
+use ids::{LogIndex, NodeId, SessionId};
+use lock::LockTable;
 use log_time::LogTime;
-use outcome::Applied;
+use namespace::Namespace;
+use outcome::{Applied, Change, FsError, Outcome};
+use session::{Admission, Answer, Session, SessionTable};
 
 /// The replicated state. Cloning is cheap (persistent maps): readers hold a clone, `apply` works on the original.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateMachine {
     applied: LogIndex,
     log_time: LogTime,
+    cluster: String,
+    tree: Namespace,
+    locks: LockTable,
+    sessions: SessionTable,
+    members: OrdMap<NodeId, Member>,
+    tokens: OrdMap<[u8; 32], JoinToken>,
+}
+
+impl Default for StateMachine {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl StateMachine {
-    /// The state before the first entry: the four fixed directories and nothing else.
+    /// The state before the first entry: the fixed directories and nothing else.
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            applied: LogIndex(0),
+            log_time: LogTime(0),
+            cluster: String::new(),
+            tree: Namespace::new(),
+            locks: LockTable::default(),
+            sessions: SessionTable::default(),
+            members: OrdMap::new(),
+            tokens: OrdMap::new(),
+        }
     }
 
     /// Index of the last applied entry.
@@ -37,15 +73,79 @@ impl StateMachine {
         self.log_time
     }
 
+    /// Id of the cluster; empty before its first entry.
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// Inodes and names.
+    pub fn tree(&self) -> &Namespace {
+        &self.tree
+    }
+
+    /// Locks.
+    pub fn locks(&self) -> &LockTable {
+        &self.locks
+    }
+
+    /// Open sessions.
+    pub fn sessions(&self) -> impl Iterator<Item = (SessionId, &Session)> {
+        self.sessions.iter()
+    }
+
+    /// The session `id`, if it is open.
+    pub fn session(&self, id: SessionId) -> Option<&Session> {
+        self.sessions.of(id)
+    }
+
+    /// Members in the order of their ids.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.members.values()
+    }
+
+    /// The member `node`.
+    pub fn member(&self, node: NodeId) -> Option<&Member> {
+        self.members.get(&node)
+    }
+
+    /// The join token with this digest, while it can still be used.
+    pub fn token(&self, digest: &[u8; 32]) -> Option<&JoinToken> {
+        self.tokens.get(digest)
+    }
+
+    /// What the leader has to propose at `now`: the ends of lock delays that are over.
+    pub fn due(&self, now: LogTime) -> Vec<Command> {
+        self.locks
+            .over_at(now)
+            .map(|(inode, fence)| Command::LockDelayEnd { inode, fence })
+            .collect()
+    }
+
+    /// Log time at which [`StateMachine::due`] next has something, if ever.
+    pub fn next_due(&self) -> Option<LogTime> {
+        self.locks
+            .iter()
+            .filter_map(|(_, lock)| lock.ended_until)
+            .min()
+    }
+
     /// Applies the entry at `index`.
     ///
     /// # Panics
     /// If `index` is not above the last applied one: entries are applied once, in order.
     pub fn apply(&mut self, index: LogIndex, entry: &Entry) -> Applied {
-        assert!(index > self.applied, "entry {index} comes after {}", self.applied);
-        self.applied = index;
+        self.pass(index);
         self.log_time = self.log_time.max(entry.stamp.log_time);
-        Applied { index, node: entry.author.node, outcome: Ok(outcome::Done::Unit), changes: Vec::new() }
+        let (outcome, changes) = match &entry.origin {
+            None => self.apply_or_restore(index, entry),
+            Some(origin) => self.apply_once(index, entry, origin),
+        };
+        Applied {
+            index,
+            node: entry.author.node,
+            outcome,
+            changes,
+        }
     }
 
     /// Passes an index that carries no entry of ours (a blank or membership entry of Raft).
@@ -53,7 +153,70 @@ impl StateMachine {
     /// # Panics
     /// As [`StateMachine::apply`].
     pub fn pass(&mut self, index: LogIndex) {
-        assert!(index > self.applied, "entry {index} comes after {}", self.applied);
+        assert!(
+            index > self.applied,
+            "entry {index} comes after {}",
+            self.applied
+        );
         self.applied = index;
+    }
+
+    /// Gives a repeated proposal its first answer, and a new one exactly one effect.
+    fn apply_once(
+        &mut self,
+        index: LogIndex,
+        entry: &Entry,
+        origin: &Origin,
+    ) -> (Outcome, Vec<Change>) {
+        let Some(session) = self
+            .sessions
+            .of_mut(origin.session)
+            .filter(|session| session.node == entry.author.node)
+        else {
+            return (Err(FsError::SessionExpired), Vec::new());
+        };
+        let given_up: Vec<LogIndex> = session
+            .settle(origin)
+            .iter()
+            .map(|answer| answer.index)
+            .collect();
+        let admission = session.admit(origin.request);
+        let mut changes = apply::release_grants(self, index, entry, &given_up);
+        let outcome = match admission {
+            Admission::Repeated(answer) => return (answer.outcome, changes),
+            Admission::Refused(error) => return (Err(error), changes),
+            Admission::New => {
+                let (outcome, more) = self.apply_or_restore(index, entry);
+                changes.extend(more);
+                outcome
+            }
+        };
+        if let Some(session) = self.sessions.of_mut(origin.session) {
+            session.answered(origin.request, Answer { index, outcome });
+        }
+        (outcome, changes)
+    }
+
+    fn apply_or_restore(&mut self, index: LogIndex, entry: &Entry) -> (Outcome, Vec<Change>) {
+        let before = self.clone();
+        match apply::run(self, index, entry) {
+            (Ok(done), changes) => (Ok(done), changes),
+            (Err(error), _) => {
+                *self = before;
+                (Err(error), Vec::new())
+            }
+        }
+    }
+
+    fn tree_mut(&mut self) -> &mut Namespace {
+        &mut self.tree
+    }
+
+    fn locks_mut(&mut self) -> &mut LockTable {
+        &mut self.locks
+    }
+
+    fn sessions_mut(&mut self) -> &mut SessionTable {
+        &mut self.sessions
     }
 }

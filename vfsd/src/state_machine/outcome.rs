@@ -31,7 +31,9 @@ pub enum Done {
 }
 
 /// Why a command was refused. `fs/errno.rs` maps each case to its errno, nowhere else does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error,
+)]
 pub enum FsError {
     /// The name is taken.
     #[error("the name exists")]

@@ -1,0 +1,85 @@
+//! Taking names away, by users and by the end of locks.
+
+use super::Step;
+use crate::state_machine::command::Remove;
+use crate::state_machine::ids::InodeNo;
+use crate::state_machine::name::Name;
+use crate::state_machine::outcome::{Change, Done, FsError, Outcome};
+
+impl Step<'_> {
+    pub(super) fn unlink(&mut self, remove: &Remove) -> Outcome {
+        let child = self.state.tree().lookup(remove.parent, &remove.name)?;
+        if self.is_directory(child) {
+            return Err(FsError::IsDirectory);
+        }
+        self.check_removal(remove.parent, child)?;
+        self.take_away(remove.parent, &Name::new(&remove.name)?)?;
+        Ok(Done::Unit)
+    }
+
+    pub(super) fn rmdir(&mut self, remove: &Remove) -> Outcome {
+        let child = self.state.tree().lookup(remove.parent, &remove.name)?;
+        let directory = self.state.tree().directory(child)?;
+        let empty = directory.entries.is_empty();
+        self.check_removal(remove.parent, child)?;
+        if !empty {
+            return Err(FsError::NotEmpty);
+        }
+        self.take_away(remove.parent, &Name::new(&remove.name)?)?;
+        Ok(Done::Unit)
+    }
+
+    /// Removes one name; a lock goes with its file.
+    pub(super) fn take_away(&mut self, parent: InodeNo, name: &Name) -> Result<(), FsError> {
+        let touch = self.touch.clone();
+        let gone = self.state.tree_mut().unlink(parent, name, &touch)?;
+        if gone.links_left == 0 {
+            self.state.locks_mut().forget(gone.inode);
+        }
+        self.changes.push(Change::Removed {
+            parent,
+            name: name.as_bytes().to_vec(),
+            inode: gone.inode,
+            directory: gone.directory,
+            links_left: gone.links_left,
+        });
+        Ok(())
+    }
+
+    /// Removes a lock with everything in it, deepest first.
+    pub(super) fn take_away_tree(&mut self, inode: InodeNo) -> Result<(), FsError> {
+        let children: Vec<Name> = match self
+            .state
+            .tree()
+            .inode(inode)
+            .and_then(|inode| inode.directory())
+        {
+            Some(directory) => directory.entries.keys().cloned().collect(),
+            None => Vec::new(),
+        };
+        for name in children {
+            let child = self.state.tree().lookup(inode, name.as_bytes())?;
+            if self.is_directory(child) {
+                self.take_away_tree(child)?;
+            } else {
+                self.take_away(inode, &name)?;
+            }
+        }
+        let names = self
+            .state
+            .tree()
+            .inode(inode)
+            .map(|inode| inode.names.clone())
+            .unwrap_or_default();
+        names
+            .iter()
+            .try_for_each(|(parent, name)| self.take_away(*parent, name))
+    }
+
+    pub(super) fn is_directory(&self, inode: InodeNo) -> bool {
+        self.state
+            .tree()
+            .inode(inode)
+            .is_some_and(|inode| inode.is_directory())
+    }
+}

@@ -1,0 +1,84 @@
+//! What must hold of every state, checked as a whole. Tests and the simulation call it; a snapshot must pass it too.
+
+use super::StateMachine;
+use super::content::Content;
+use super::ids::InodeNo;
+
+/// Checks everything that the parts promise each other.
+///
+/// # Errors
+/// The first promise that is broken, in words.
+pub fn check(state: &StateMachine) -> Result<(), String> {
+    check_tree(state)?;
+    for (inode, lock) in state.locks().iter() {
+        if state.tree().inode(inode).is_none() {
+            return Err(format!("lock {inode} (fence {}) has no inode", lock.fence));
+        }
+        if lock.ended_until.is_none() && state.session(lock.session).is_none() {
+            return Err(format!(
+                "lock {inode} is held by session {}, which has ended",
+                lock.session
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_tree(state: &StateMachine) -> Result<(), String> {
+    let tree = state.tree();
+    let mut stored = 0;
+    for inode in tree.inodes() {
+        let number = inode.number;
+        if number >= tree.next_number() {
+            return Err(format!(
+                "inode {number} is above the next number {}",
+                tree.next_number()
+            ));
+        }
+        if inode.names.is_empty() != (number == InodeNo::ROOT)
+            || (inode.is_directory() && inode.names.len() > 1)
+        {
+            return Err(format!("inode {number} has {} names", inode.names.len()));
+        }
+        for (parent, name) in &inode.names {
+            if tree.lookup(*parent, name.as_bytes()) != Ok(number) {
+                return Err(format!(
+                    "inode {number} knows a name in {parent} that is not there"
+                ));
+            }
+        }
+        if !tree.is_within(number, InodeNo::ROOT) {
+            return Err(format!("inode {number} cannot be reached from the root"));
+        }
+        stored += inode.content().map_or(0, Content::stored_bytes);
+        let Some(directory) = inode.directory() else {
+            continue;
+        };
+        let mut subdirectories = 0;
+        for (name, child) in &directory.entries {
+            let child = tree
+                .inode(*child)
+                .ok_or_else(|| format!("directory {number} names a missing inode {child}"))?;
+            if !child.names.contains(&(number, name.clone())) {
+                return Err(format!(
+                    "inode {} does not know its name in {number}",
+                    child.number
+                ));
+            }
+            subdirectories += u32::from(child.is_directory());
+        }
+        if subdirectories != directory.subdirectories {
+            return Err(format!(
+                "directory {number} counts {} directories",
+                directory.subdirectories
+            ));
+        }
+    }
+    if stored != tree.stored_bytes() {
+        return Err(format!(
+            "{stored} bytes are stored, {} are counted",
+            tree.stored_bytes()
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,437 @@
+//! The whole state as bytes: what a snapshot file holds and what the digest covers.
+//!
+//! Format: a version byte, then one postcard document. Equal states give equal bytes. Contents above
+//! [`BLOB_BYTES_MIN`] stand once by digest, whatever files share them. `docs/FORMATS.md` describes it.
+//! Not here: the frame of the file and its checksum (`consensus/snapshot_store.rs`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::StateMachine;
+use super::command::{Author, JoinToken, Member};
+use super::content::Content;
+use super::ids::{InodeNo, LogIndex, NodeId, RequestNo, SessionId};
+use super::inode::{Directory, Inode, Kind};
+use super::lock::{Hold, Lock};
+use super::log_time::{LogTime, WallTime};
+use super::name::Name;
+use super::namespace::Namespace;
+use super::outcome::Outcome;
+use super::session::{Answer, Session};
+
+/// First byte of every snapshot.
+const SNAPSHOT_VERSION: u8 = 1;
+/// Contents above this size are stored by digest.
+const BLOB_BYTES_MIN: u64 = 64 * 1024;
+
+/// Why bytes are not a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// Written by a version that this one does not know.
+    #[error(
+        "snapshot format {0} is not known to this version (it knows {SNAPSHOT_VERSION}); upgrade this node"
+    )]
+    Version(u8),
+    /// Not a snapshot, or damaged.
+    #[error("the snapshot of {len} bytes is damaged: {reason}")]
+    Malformed {
+        /// Its size.
+        len: usize,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Image {
+    applied: LogIndex,
+    log_time: LogTime,
+    cluster: String,
+    members: Vec<Member>,
+    tokens: Vec<JoinToken>,
+    next_inode: InodeNo,
+    blobs: Vec<([u8; 32], ContentImage)>,
+    authors: Vec<Author>,
+    inodes: Vec<InodeImage>,
+    locks: Vec<LockImage>,
+    sessions: Vec<SessionImage>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct InodeImage {
+    number: InodeNo,
+    kind: KindImage,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    times: [WallTime; 4],
+    revisions: [LogIndex; 3],
+    author: u32,
+    xattrs: Vec<(String, Vec<u8>)>,
+    names: Vec<(InodeNo, Vec<u8>)>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum KindImage {
+    Regular(ContentImage),
+    Blob([u8; 32]),
+    Directory,
+    Symlink(Vec<u8>),
+    Fifo,
+    Socket,
+    CharDevice(u32),
+    BlockDevice(u32),
+}
+
+#[derive(Serialize, Deserialize)]
+struct ContentImage {
+    size: u64,
+    chunks: Vec<(u32, Vec<u8>)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct LockImage {
+    inode: InodeNo,
+    session: SessionId,
+    node: NodeId,
+    fence: super::ids::FencingToken,
+    handle: Option<super::ids::HandleId>,
+    ended_until: Option<LogTime>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SessionImage {
+    id: SessionId,
+    node: NodeId,
+    settled_below: RequestNo,
+    outcomes: Vec<(RequestNo, LogIndex, Outcome)>,
+    abandoned: Vec<RequestNo>,
+}
+
+impl StateMachine {
+    /// The state as bytes; equal states give equal bytes.
+    pub fn encode_snapshot(&self) -> Vec<u8> {
+        postcard::to_extend(&self.image(), vec![SNAPSHOT_VERSION])
+            .expect("plain data encodes into a growing buffer")
+    }
+
+    /// BLAKE3 of [`StateMachine::encode_snapshot`]: replicas compare it at the same index.
+    pub fn digest(&self) -> [u8; 32] {
+        blake3::hash(&self.encode_snapshot()).into()
+    }
+
+    /// Reads what [`StateMachine::encode_snapshot`] wrote.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]; a state that breaks an invariant is refused too.
+    pub fn decode_snapshot(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        let malformed = |reason: String| SnapshotError::Malformed {
+            len: bytes.len(),
+            reason,
+        };
+        let (&version, rest) = bytes
+            .split_first()
+            .ok_or_else(|| malformed("it is empty".into()))?;
+        if version != SNAPSHOT_VERSION {
+            return Err(SnapshotError::Version(version));
+        }
+        let (image, tail) =
+            postcard::take_from_bytes::<Image>(rest).map_err(|e| malformed(e.to_string()))?;
+        if !tail.is_empty() {
+            return Err(malformed(format!("{} bytes follow it", tail.len())));
+        }
+        let state = Self::from_image(image).map_err(malformed)?;
+        super::invariants::check(&state).map_err(malformed)?;
+        Ok(state)
+    }
+
+    fn image(&self) -> Image {
+        let mut blobs = BTreeMap::new();
+        let mut authors = AuthorTable::default();
+        let inodes = self
+            .tree
+            .inodes()
+            .map(|inode| inode_image(inode, &mut blobs, &mut authors))
+            .collect();
+        Image {
+            applied: self.applied,
+            log_time: self.log_time,
+            cluster: self.cluster.clone(),
+            members: self.members.values().cloned().collect(),
+            tokens: self.tokens.values().cloned().collect(),
+            next_inode: self.tree.next_number(),
+            blobs: blobs.into_iter().collect(),
+            authors: authors.list,
+            inodes,
+            locks: self
+                .locks
+                .iter()
+                .map(|(inode, lock)| lock_image(inode, lock))
+                .collect(),
+            sessions: self
+                .sessions
+                .iter()
+                .map(|(id, session)| session_image(id, session))
+                .collect(),
+        }
+    }
+
+    fn from_image(image: Image) -> Result<Self, String> {
+        let mut blobs = BTreeMap::new();
+        for (digest, blob) in image.blobs {
+            let content = content_of(blob)?;
+            if blob_digest(&content) != digest {
+                return Err("a content does not have its digest".into());
+            }
+            blobs.insert(digest, content);
+        }
+        let authors: Vec<Arc<Author>> = image.authors.into_iter().map(Arc::new).collect();
+        let inodes: Result<Vec<Inode>, String> = image
+            .inodes
+            .into_iter()
+            .map(|inode| inode_of(inode, &blobs, &authors))
+            .collect();
+        let mut state = Self {
+            applied: image.applied,
+            log_time: image.log_time,
+            cluster: image.cluster,
+            tree: Namespace::from_inodes(image.next_inode, inodes?)?,
+            members: image
+                .members
+                .into_iter()
+                .map(|member| (member.node, member))
+                .collect(),
+            tokens: image
+                .tokens
+                .into_iter()
+                .map(|token| (token.digest, token))
+                .collect(),
+            ..Self::new()
+        };
+        for lock in image.locks {
+            let hold = lock.handle.map_or(Hold::Session, Hold::Handle);
+            let LockImage {
+                inode,
+                session,
+                node,
+                fence,
+                ended_until,
+                ..
+            } = lock;
+            state.locks.grant(
+                inode,
+                Lock {
+                    session,
+                    node,
+                    fence,
+                    hold,
+                    ended_until,
+                },
+            );
+        }
+        for session in image.sessions {
+            let outcomes = session.outcomes.into_iter();
+            let answers =
+                outcomes.map(|(number, index, outcome)| (number, Answer { index, outcome }));
+            let open = Session::from_parts(
+                session.node,
+                session.settled_below,
+                answers,
+                session.abandoned,
+            );
+            state.sessions.open(session.id, open);
+        }
+        Ok(state)
+    }
+}
+
+/// Authors repeat all over the tree: each stands once, in the order of first use.
+#[derive(Default)]
+struct AuthorTable {
+    numbers: BTreeMap<String, u32>,
+    list: Vec<Author>,
+}
+
+impl AuthorTable {
+    fn number_of(&mut self, author: &Author) -> u32 {
+        let Author {
+            node,
+            grant,
+            uid,
+            gid,
+            pid,
+            comm,
+        } = author;
+        let key = format!("{node} {grant:?} {uid} {gid} {pid} {comm}");
+        *self.numbers.entry(key).or_insert_with(|| {
+            self.list.push(author.clone());
+            u32::try_from(self.list.len() - 1)
+                .expect("authors are fewer than inodes, which TREE_INODES_MAX bounds")
+        })
+    }
+}
+
+fn inode_image(
+    inode: &Inode,
+    blobs: &mut BTreeMap<[u8; 32], ContentImage>,
+    authors: &mut AuthorTable,
+) -> InodeImage {
+    let kind = match &inode.kind {
+        Kind::Regular(content) if content.size() > BLOB_BYTES_MIN => {
+            let digest = blob_digest(content);
+            blobs
+                .entry(digest)
+                .or_insert_with(|| content_image(content));
+            KindImage::Blob(digest)
+        }
+        Kind::Regular(content) => KindImage::Regular(content_image(content)),
+        Kind::Directory(_) => KindImage::Directory,
+        Kind::Symlink(target) => KindImage::Symlink(target.to_vec()),
+        Kind::Fifo => KindImage::Fifo,
+        Kind::Socket => KindImage::Socket,
+        Kind::CharDevice(number) => KindImage::CharDevice(*number),
+        Kind::BlockDevice(number) => KindImage::BlockDevice(*number),
+    };
+    InodeImage {
+        number: inode.number,
+        kind,
+        mode: inode.mode,
+        uid: inode.uid,
+        gid: inode.gid,
+        times: [inode.atime, inode.mtime, inode.ctime, inode.born],
+        revisions: [inode.revision, inode.content_revision, inode.rewritten],
+        author: authors.number_of(&inode.author),
+        xattrs: inode
+            .xattrs
+            .iter()
+            .map(|(name, value)| (name.clone(), value.to_vec()))
+            .collect(),
+        names: inode
+            .names
+            .iter()
+            .map(|(parent, name)| (*parent, name.as_bytes().to_vec()))
+            .collect(),
+    }
+}
+
+fn inode_of(
+    image: InodeImage,
+    blobs: &BTreeMap<[u8; 32], Content>,
+    authors: &[Arc<Author>],
+) -> Result<Inode, String> {
+    let number = image.number;
+    let kind = match image.kind {
+        KindImage::Regular(content) => Kind::Regular(content_of(content)?),
+        KindImage::Blob(digest) => Kind::Regular(
+            blobs
+                .get(&digest)
+                .ok_or_else(|| format!("inode {number} names a missing content"))?
+                .clone(),
+        ),
+        KindImage::Directory => Kind::Directory(Directory::default()),
+        KindImage::Symlink(target) => Kind::Symlink(target.into()),
+        KindImage::Fifo => Kind::Fifo,
+        KindImage::Socket => Kind::Socket,
+        KindImage::CharDevice(device) => Kind::CharDevice(device),
+        KindImage::BlockDevice(device) => Kind::BlockDevice(device),
+    };
+    let author = authors
+        .get(image.author as usize)
+        .ok_or_else(|| format!("inode {number} has no author"))?
+        .clone();
+    let mut names = imbl::OrdSet::new();
+    for (parent, name) in image.names {
+        names.insert((
+            parent,
+            Name::new(&name).map_err(|e| format!("a name of inode {number}: {e}"))?,
+        ));
+    }
+    let [atime, mtime, ctime, born] = image.times;
+    let [revision, content_revision, rewritten] = image.revisions;
+    let xattrs = image
+        .xattrs
+        .into_iter()
+        .map(|(name, value)| (name, Arc::<[u8]>::from(value)))
+        .collect();
+    let InodeImage { mode, uid, gid, .. } = image;
+    Ok(Inode {
+        number,
+        kind,
+        mode,
+        uid,
+        gid,
+        atime,
+        mtime,
+        ctime,
+        born,
+        revision,
+        content_revision,
+        rewritten,
+        author,
+        xattrs,
+        names,
+    })
+}
+
+fn content_image(content: &Content) -> ContentImage {
+    let chunks = content
+        .chunks()
+        .map(|(number, bytes)| (number, bytes.to_vec()))
+        .collect();
+    ContentImage {
+        size: content.size(),
+        chunks,
+    }
+}
+
+fn content_of(image: ContentImage) -> Result<Content, String> {
+    Content::from_chunks(image.size, image.chunks)
+        .ok_or_else(|| "a content has impossible pieces".into())
+}
+
+fn blob_digest(content: &Content) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&content.size().to_le_bytes());
+    for (number, bytes) in content.chunks() {
+        hasher.update(&number.to_le_bytes());
+        hasher.update(bytes);
+    }
+    hasher.finalize().into()
+}
+
+fn lock_image(inode: InodeNo, lock: &Lock) -> LockImage {
+    let handle = match lock.hold {
+        Hold::Session => None,
+        Hold::Handle(handle) => Some(handle),
+    };
+    let Lock {
+        session,
+        node,
+        fence,
+        ended_until,
+        ..
+    } = *lock;
+    LockImage {
+        inode,
+        session,
+        node,
+        fence,
+        handle,
+        ended_until,
+    }
+}
+
+fn session_image(id: SessionId, session: &Session) -> SessionImage {
+    let (settled_below, outcomes, abandoned) = session.parts();
+    SessionImage {
+        id,
+        node: session.node,
+        settled_below,
+        outcomes: outcomes
+            .map(|(number, answer)| (*number, answer.index, answer.outcome))
+            .collect(),
+        abandoned: abandoned.copied().collect(),
+    }
+}
