@@ -1,0 +1,450 @@
+//! The durable log: entries, vote, bounds, all in one sequence of records.
+//!
+//! Invariants: one order for all writes (a vote never overtakes an entry); an entry can be read as soon as it was
+//! appended and is durable when its completion ran; many appends share one flush. After an error the log is closed for
+//! good. Not here: what the entries mean (`consensus/raft_log_store.rs`).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+
+use super::log_index::{LogIndex, Place};
+use super::log_writer::{LogWriter, Start};
+use super::record::{Checkpoint, Position, StoredEntry, Vote};
+use super::{StorageError, recovery, segment};
+use crate::limits::{ENTRY_BYTES_MAX, LOG_QUEUE_BYTES_MAX, LOG_SEGMENT_BYTES};
+
+/// Called from the writer's thread when everything queued before it is durable, or will never be.
+pub type Completion = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// What waits for the writer.
+pub(super) enum Operation {
+    Vote(Vote),
+    Entry(StoredEntry),
+    TruncateAfter(Option<u64>),
+    Purge(Position),
+    Committed(Position),
+    Done(Completion),
+}
+
+impl Operation {
+    fn len(&self) -> usize {
+        match self {
+            Self::Entry(entry) => entry.payload.len() + 32,
+            _ => 32,
+        }
+    }
+}
+
+/// What the log's users and its writer share.
+pub(super) struct Shared {
+    pub(super) dir: PathBuf,
+    pub(super) segment_bytes: u64,
+    // Leaf lock: nothing is called and no file is touched while it is held.
+    state: Mutex<State>,
+    work: Condvar,
+    room: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    index: LogIndex,
+    segments: BTreeMap<u64, Arc<File>>,
+    queue: VecDeque<Operation>,
+    queued_bytes: usize,
+    committed_unwritten: bool,
+    poisoned: Option<String>,
+    closing: bool,
+    closed: bool,
+}
+
+/// A log of Raft entries in a directory. Closing it (or dropping it) writes what is queued.
+pub struct AppendLog {
+    shared: Arc<Shared>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for AppendLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AppendLog")
+            .field("dir", &self.shared.dir)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where the log begins and ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// The last purged position.
+    pub purged: Option<Position>,
+    /// The last entry, or the last purged one if there is none.
+    pub last: Option<Position>,
+}
+
+impl AppendLog {
+    /// Makes the first, empty segment of a new log in the existing directory `dir`.
+    ///
+    /// # Errors
+    /// [`StorageError::NotEmpty`] if there is a log, [`StorageError::Io`].
+    pub fn create(dir: &Path) -> Result<(), StorageError> {
+        Self::create_with(dir, LOG_SEGMENT_BYTES)
+    }
+
+    /// As [`AppendLog::create`] with segments of `segment_bytes`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn create_with(dir: &Path, segment_bytes: u64) -> Result<(), StorageError> {
+        if !segment::list(dir)?.is_empty() {
+            return Err(StorageError::NotEmpty(dir.to_path_buf()));
+        }
+        let prepared = segment::prepare(dir, segment_bytes)?;
+        segment::activate(&prepared, dir, 1).map(drop)
+    }
+
+    /// Opens the log in `dir`, cutting off an interrupted write.
+    ///
+    /// # Errors
+    /// [`StorageError::LogMissing`] if there is none, [`StorageError::Corrupt`] if its middle is damaged.
+    pub fn open(dir: &Path) -> Result<Self, StorageError> {
+        Self::open_with(dir, LOG_SEGMENT_BYTES)
+    }
+
+    /// As [`AppendLog::open`] with segments of `segment_bytes`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_with(dir: &Path, segment_bytes: u64) -> Result<Self, StorageError> {
+        let found = recovery::recover(dir, segment_bytes)?;
+        let mut segments = BTreeMap::new();
+        for &(number, _) in &found.segments {
+            segments.insert(number, Arc::new(segment::open(dir, number)?));
+        }
+        let (&active, file) = segments
+            .last_key_value()
+            .ok_or_else(|| StorageError::LogMissing(dir.to_path_buf()))?;
+        let written = Checkpoint {
+            version: 0,
+            vote: found.index.vote,
+            purged: found.index.purged,
+            committed: found.index.committed,
+            last_index: found.index.last().map(|position| position.index),
+        };
+        let start = Start {
+            file: Arc::clone(file),
+            segment: active,
+            offset: found.end,
+            segments: found.segments,
+            written,
+        };
+        let shared = Arc::new(Shared {
+            dir: dir.to_path_buf(),
+            segment_bytes,
+            state: Mutex::new(State {
+                index: found.index,
+                segments,
+                ..State::default()
+            }),
+            work: Condvar::new(),
+            room: Condvar::new(),
+        });
+        let writer = LogWriter::new(Arc::clone(&shared), start);
+        let thread = std::thread::Builder::new()
+            .name("log-writer".into())
+            .spawn(move || writer.run())
+            .map_err(StorageError::io("start the writer of", dir))?;
+        Ok(Self {
+            shared,
+            writer: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// The vote that was saved last.
+    pub fn vote(&self) -> Option<Vote> {
+        self.shared.state.lock().index.vote
+    }
+
+    /// Saves the vote; `done` is called when it is durable.
+    pub fn save_vote(&self, vote: Vote, done: Completion) {
+        let mut state = self.shared.state.lock();
+        state.index.vote = Some(vote);
+        self.shared
+            .push(&mut state, [Operation::Vote(vote), Operation::Done(done)]);
+    }
+
+    /// The position up to which entries were known to be committed, as of the last record that came to disk.
+    pub fn committed(&self) -> Option<Position> {
+        self.shared.state.lock().index.committed
+    }
+
+    /// Notes the committed position. It goes to disk with the next record, not by a flush of its own.
+    pub fn note_committed(&self, position: Option<Position>) {
+        let mut state = self.shared.state.lock();
+        state.index.committed = position;
+        state.committed_unwritten = true;
+    }
+
+    /// Where the log begins and ends.
+    pub fn bounds(&self) -> Bounds {
+        let state = self.shared.state.lock();
+        Bounds {
+            purged: state.index.purged,
+            last: state.index.last(),
+        }
+    }
+
+    /// Bytes of all entries appended since the log was opened, and of those found then: a measure that only grows.
+    pub fn appended_bytes(&self) -> u64 {
+        self.shared.state.lock().index.appended_bytes()
+    }
+
+    /// Bytes that the segments take on disk.
+    pub fn disk_bytes(&self) -> u64 {
+        self.shared.state.lock().segments.len() as u64 * self.shared.segment_bytes
+    }
+
+    /// Appends entries, readable at once; `done` is called when they are durable. Waits while the queue is full.
+    ///
+    /// # Panics
+    /// If the entries leave a hole, or one is longer than [`ENTRY_BYTES_MAX`].
+    pub fn append(&self, entries: impl IntoIterator<Item = StoredEntry>, done: Completion) {
+        let mut state = self.shared.state.lock();
+        while state.queued_bytes > LOG_QUEUE_BYTES_MAX && state.poisoned.is_none() {
+            self.shared.room.wait(&mut state);
+        }
+        for entry in entries {
+            let len = entry.payload.len();
+            assert!(
+                len <= ENTRY_BYTES_MAX,
+                "an entry of {len} bytes is longer than {ENTRY_BYTES_MAX}"
+            );
+            state.index.append(&entry, None);
+            self.shared.push(&mut state, [Operation::Entry(entry)]);
+        }
+        self.shared.push(&mut state, [Operation::Done(done)]);
+    }
+
+    /// Drops all entries above `index`; `None` drops all.
+    pub fn truncate_after(&self, index: Option<u64>) {
+        let mut state = self.shared.state.lock();
+        state.index.truncate_after(index);
+        self.shared
+            .push(&mut state, [Operation::TruncateAfter(index)]);
+    }
+
+    /// Drops all entries up to `position`, inclusive, and the segments that hold nothing else.
+    pub fn purge(&self, position: Position) {
+        let mut state = self.shared.state.lock();
+        state.index.purge(position);
+        self.shared.push(&mut state, [Operation::Purge(position)]);
+    }
+
+    /// The entries of `range` that exist, until their payloads exceed `bytes_max`; at least one if any exists.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`] if a segment cannot be read, [`StorageError::Corrupt`] if what it holds has changed.
+    pub fn entries(
+        &self,
+        range: Range<u64>,
+        bytes_max: u64,
+    ) -> Result<Vec<StoredEntry>, StorageError> {
+        let found = self.locate(range, bytes_max);
+        found
+            .into_iter()
+            .map(|located| located.load(&self.shared.dir))
+            .collect()
+    }
+
+    fn locate(&self, range: Range<u64>, bytes_max: u64) -> Vec<Located> {
+        let state = self.shared.state.lock();
+        let (Some(first), Some(last)) = (state.index.first_index(), state.index.last()) else {
+            return Vec::new();
+        };
+        let mut bytes = 0;
+        let mut found = Vec::new();
+        for index in range.start.max(first)..range.end.min(last.index + 1) {
+            let Some(slot) = state.index.slot(index) else {
+                break;
+            };
+            bytes += u64::from(slot.len);
+            if bytes > bytes_max && !found.is_empty() {
+                break;
+            }
+            let position = Position {
+                term: slot.term,
+                index,
+            };
+            let source = match (&slot.payload, slot.place) {
+                (Some(payload), _) => Source::Cached(payload.clone()),
+                (None, Some(place)) => Source::OnDisk {
+                    file: state.segments.get(&place.segment).map(Arc::clone),
+                    place,
+                    len: slot.len,
+                    checksum: slot.checksum,
+                },
+                (None, None) => unreachable!("an entry that is not on disk is cached"),
+            };
+            found.push(Located {
+                position,
+                kind: slot.kind,
+                source,
+            });
+        }
+        found
+    }
+
+    /// Writes what is queued and stops the writer. What is appended later fails.
+    pub fn close(&self) {
+        {
+            let mut state = self.shared.state.lock();
+            state.closing = true;
+            self.shared.work.notify_one();
+        }
+        let thread = self.writer.lock().take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the log writer panicked");
+        }
+    }
+}
+
+impl Drop for AppendLog {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// An entry and where its payload is.
+struct Located {
+    position: Position,
+    kind: u8,
+    source: Source,
+}
+
+enum Source {
+    Cached(Bytes),
+    OnDisk {
+        file: Option<Arc<File>>,
+        place: Place,
+        len: u32,
+        checksum: u32,
+    },
+}
+
+impl Located {
+    fn load(self, dir: &Path) -> Result<StoredEntry, StorageError> {
+        let payload = match self.source {
+            Source::Cached(payload) => payload,
+            Source::OnDisk {
+                file,
+                place,
+                len,
+                checksum,
+            } => {
+                let path = segment::path(dir, place.segment);
+                let gone = || StorageError::io("read", &path)(io::ErrorKind::NotFound.into());
+                let file = file.ok_or_else(gone)?;
+                let mut payload = vec![0; len as usize];
+                file.read_exact_at(&mut payload, place.offset)
+                    .map_err(StorageError::io("read", &path))?;
+                if crc32c::crc32c(&payload) != checksum {
+                    let reason = format!(
+                        "entry {} has changed since it was written",
+                        self.position.index
+                    );
+                    return Err(StorageError::Corrupt {
+                        path,
+                        offset: place.offset,
+                        reason,
+                    });
+                }
+                payload.into()
+            }
+        };
+        Ok(StoredEntry {
+            position: self.position,
+            kind: self.kind,
+            payload,
+        })
+    }
+}
+
+impl Shared {
+    fn push<const N: usize>(&self, state: &mut State, operations: [Operation; N]) {
+        if state.closed {
+            // A completion that is dropped tells its waiter that it will never come.
+            return;
+        }
+        for operation in operations {
+            state.queued_bytes += operation.len();
+            state.queue.push_back(operation);
+        }
+        self.work.notify_one();
+    }
+
+    /// Waits for work and takes about `bytes_max` of it; `None` when the log was closed and all is taken.
+    pub(super) fn next_batch(&self, bytes_max: usize) -> Option<Vec<Operation>> {
+        let mut state = self.state.lock();
+        while state.queue.is_empty() && !state.closing {
+            self.work.wait(&mut state);
+        }
+        let mut batch = Vec::new();
+        if std::mem::take(&mut state.committed_unwritten)
+            && let Some(position) = state.index.committed
+        {
+            batch.push(Operation::Committed(position));
+        }
+        if batch.is_empty() && state.queue.is_empty() {
+            state.closed = true;
+            return None;
+        }
+        let mut bytes = 0;
+        while bytes < bytes_max
+            && let Some(operation) = state.queue.pop_front()
+        {
+            bytes += operation.len();
+            batch.push(operation);
+        }
+        state.queued_bytes -= bytes;
+        self.room.notify_all();
+        Some(batch)
+    }
+
+    pub(super) fn note_written(&self, places: impl Iterator<Item = (Position, Place)>) {
+        let mut state = self.state.lock();
+        for (position, place) in places {
+            state.index.set_place(position, place);
+        }
+        state.index.evict();
+    }
+
+    pub(super) fn add_segment(&self, number: u64, file: Arc<File>) {
+        self.state.lock().segments.insert(number, file);
+    }
+
+    pub(super) fn drop_segment(&self, number: u64) {
+        self.state.lock().segments.remove(&number);
+    }
+
+    pub(super) fn poisoned(&self) -> Option<String> {
+        self.state.lock().poisoned.clone()
+    }
+
+    pub(super) fn poison(&self, reason: String) {
+        let mut state = self.state.lock();
+        state.poisoned.get_or_insert(reason);
+        self.room.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod recovery_test;

@@ -1,0 +1,242 @@
+//! What a log holds after it was closed, cut, or damaged. Method: write a few batches, change the files, open again.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::mpsc;
+
+use super::*;
+
+const SEGMENT: u64 = 64 * 1024;
+
+struct Fixture {
+    dir: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        AppendLog::create_with(dir.path(), SEGMENT).unwrap();
+        Self { dir }
+    }
+
+    fn open(&self) -> Result<AppendLog, StorageError> {
+        AppendLog::open_with(self.dir.path(), SEGMENT)
+    }
+
+    fn segment(&self, number: u64) -> PathBuf {
+        segment::path(self.dir.path(), number)
+    }
+
+    fn segments(&self) -> usize {
+        segment::list(self.dir.path()).unwrap().len()
+    }
+}
+
+fn entry(term: u64, index: u64, len: usize) -> StoredEntry {
+    let payload = (0..len)
+        .map(|at| (at as u64 * 31 + index * 97 + 1) as u8)
+        .collect::<Vec<_>>();
+    StoredEntry {
+        position: Position { term, index },
+        kind: 1,
+        payload: payload.into(),
+    }
+}
+
+/// Appends and waits until it is durable, so that each call is a batch of its own.
+fn append(log: &AppendLog, entries: impl IntoIterator<Item = StoredEntry>) {
+    let (sender, receiver) = mpsc::channel();
+    log.append(
+        entries,
+        Box::new(move |result| sender.send(result).unwrap()),
+    );
+    receiver.recv().unwrap().unwrap();
+}
+
+fn save_vote(log: &AppendLog, vote: Vote) {
+    let (sender, receiver) = mpsc::channel();
+    log.save_vote(vote, Box::new(move |result| sender.send(result).unwrap()));
+    receiver.recv().unwrap().unwrap();
+}
+
+fn all(log: &AppendLog) -> Vec<StoredEntry> {
+    log.entries(0..u64::MAX, u64::MAX).unwrap()
+}
+
+#[test]
+fn everything_durable_is_there_after_a_restart() {
+    let fixture = Fixture::new();
+    let vote = Vote {
+        term: 3,
+        node: 7,
+        committed: true,
+    };
+    let log = fixture.open().unwrap();
+    append(&log, (0..50).map(|index| entry(1, index, 100)));
+    save_vote(&log, vote);
+    log.truncate_after(Some(39));
+    append(&log, (40..45).map(|index| entry(3, index, 10)));
+    log.note_committed(Some(Position { term: 3, index: 44 }));
+    let before = all(&log);
+    drop(log);
+    let log = fixture.open().unwrap();
+    assert_eq!(all(&log), before);
+    assert_eq!(log.vote(), Some(vote));
+    assert_eq!(log.committed(), Some(Position { term: 3, index: 44 }));
+}
+
+#[test]
+fn a_log_cut_at_any_byte_of_its_tail_recovers_to_the_last_whole_frame() {
+    let fixture = Fixture::new();
+    let log = fixture.open().unwrap();
+    append(&log, [entry(1, 0, 40)]);
+    append(&log, [entry(1, 1, 40)]);
+    append(&log, [entry(1, 2, 40), entry(1, 3, 8)]);
+    drop(log);
+    let path = fixture.segment(1);
+    let whole = fs::read(&path).unwrap();
+    let frame_ends = frame_ends(&whole);
+    let used = *frame_ends.last().unwrap();
+    let entries_after = [0, 1, 2, 4];
+    for cut in 0..=used {
+        let frames = frame_ends.iter().filter(|&&end| end <= cut).count();
+        // Once shorter, as after a lost size change, and once of full size with zeros, as after lost pages.
+        for zeros in [0, whole.len() - cut] {
+            let mut bytes = whole[..cut].to_vec();
+            bytes.extend(std::iter::repeat_n(0, zeros));
+            fs::write(&path, &bytes).unwrap();
+            let log = fixture
+                .open()
+                .unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
+            assert_eq!(
+                all(&log).len(),
+                entries_after[frames],
+                "cut at {cut}, {zeros} zeros"
+            );
+            let next = entries_after[frames] as u64;
+            append(&log, [entry(2, next, 5)]);
+            drop(log);
+            assert_eq!(
+                all(&fixture.open().unwrap()).last(),
+                Some(&entry(2, next, 5)),
+                "after cut at {cut}"
+            );
+        }
+    }
+}
+
+fn frame_ends(bytes: &[u8]) -> Vec<usize> {
+    let mut ends = Vec::new();
+    let mut at = 0;
+    while let super::super::frame::FrameRead::Whole { end, .. } =
+        super::super::frame::read_at(bytes, 1, at)
+    {
+        ends.push(end);
+        at = end;
+    }
+    ends
+}
+
+#[test]
+fn a_flipped_bit_in_the_middle_is_refused_with_file_and_offset() {
+    let fixture = Fixture::new();
+    let log = fixture.open().unwrap();
+    (0..4).for_each(|index| append(&log, [entry(1, index, 40)]));
+    drop(log);
+    let path = fixture.segment(1);
+    let whole = fs::read(&path).unwrap();
+    let ends = frame_ends(&whole);
+    for byte in 0..ends[2] {
+        let mut bytes = whole.clone();
+        bytes[byte] ^= 0x10;
+        fs::write(&path, &bytes).unwrap();
+        let error = fixture
+            .open()
+            .expect_err("a damaged middle must not be opened");
+        let StorageError::Corrupt {
+            path: named,
+            offset,
+            ..
+        } = &error
+        else {
+            panic!("byte {byte}: {error}")
+        };
+        assert_eq!(named, &path);
+        assert!(*offset <= byte as u64);
+        assert!(error.to_string().contains("vfsd rejoin"));
+    }
+}
+
+#[test]
+fn purged_segments_are_deleted_and_the_rest_recovers() {
+    let fixture = Fixture::new();
+    let log = fixture.open().unwrap();
+    let vote = Vote {
+        term: 9,
+        node: 1,
+        committed: false,
+    };
+    save_vote(&log, vote);
+    for index in 0..40 {
+        append(&log, [entry(1, index, 10_000)]);
+    }
+    assert!(fixture.segments() >= 6);
+    log.purge(Position { term: 1, index: 34 });
+    append(&log, [entry(1, 40, 10)]);
+    assert!(fixture.segments() <= 3);
+    drop(log);
+    let log = fixture.open().unwrap();
+    assert_eq!(log.vote(), Some(vote));
+    assert_eq!(log.bounds().purged, Some(Position { term: 1, index: 34 }));
+    assert_eq!(
+        all(&log)
+            .iter()
+            .map(|entry| entry.position.index)
+            .collect::<Vec<_>>(),
+        (35..=40).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn a_missing_segment_in_the_middle_is_refused() {
+    let fixture = Fixture::new();
+    let log = fixture.open().unwrap();
+    (0..20).for_each(|index| append(&log, [entry(1, index, 10_000)]));
+    drop(log);
+    fs::remove_file(fixture.segment(2)).unwrap();
+    assert!(matches!(fixture.open(), Err(StorageError::Corrupt { .. })));
+}
+
+#[test]
+fn a_lost_log_is_not_taken_for_an_empty_one() {
+    let fixture = Fixture::new();
+    fs::remove_file(fixture.segment(1)).unwrap();
+    assert!(matches!(fixture.open(), Err(StorageError::LogMissing(_))));
+}
+
+#[test]
+fn old_entries_are_read_back_from_disk_and_checked() {
+    let fixture = Fixture::new();
+    let log = fixture.open().unwrap();
+    append(&log, (0..4).map(|index| entry(1, index, 1_000)));
+    drop(log);
+    let log = fixture.open().unwrap();
+    assert_eq!(log.entries(2..3, u64::MAX).unwrap(), [entry(1, 2, 1_000)]);
+    assert_eq!(
+        log.entries(0..4, 1_500).unwrap().len(),
+        1,
+        "the size of a reply is bounded"
+    );
+    let path = fixture.segment(1);
+    let mut bytes = fs::read(&path).unwrap();
+    let at = bytes
+        .windows(1_000)
+        .position(|window| window == &entry(1, 2, 1_000).payload[..])
+        .unwrap();
+    bytes[at + 20] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    assert!(matches!(
+        log.entries(2..3, u64::MAX),
+        Err(StorageError::Corrupt { .. })
+    ));
+}

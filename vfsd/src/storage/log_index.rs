@@ -1,0 +1,257 @@
+//! What the log contains, in memory: votes, bounds, and where each entry lies.
+//!
+//! Invariants: entries are consecutive; the newest are cached, and one that is not on disk yet always is. Not here: how
+//! it gets to disk (`log_writer.rs`) and back (`recovery.rs`).
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::record::{Position, StoredEntry, Vote};
+use crate::limits::LOG_CACHE_BYTES_MAX;
+
+/// Where a payload lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub segment: u64,
+    pub offset: u64,
+}
+
+/// An entry without its payload, or with it while it is cached.
+#[derive(Debug, Clone)]
+pub(super) struct Slot {
+    pub term: u64,
+    pub kind: u8,
+    pub len: u32,
+    pub checksum: u32,
+    pub payload: Option<Bytes>,
+    pub place: Option<Place>,
+}
+
+/// The state of the log.
+#[derive(Debug, Default)]
+pub(super) struct LogIndex {
+    pub vote: Option<Vote>,
+    pub purged: Option<Position>,
+    pub committed: Option<Position>,
+    first: u64,
+    slots: VecDeque<Slot>,
+    cached_from: u64,
+    cached_bytes: u64,
+    appended_bytes: u64,
+}
+
+impl LogIndex {
+    /// The last entry, or the last purged one if there is none.
+    pub(super) fn last(&self) -> Option<Position> {
+        let entry = self.slots.back().map(|slot| Position {
+            term: slot.term,
+            index: self.next() - 1,
+        });
+        entry.or(self.purged)
+    }
+
+    /// Index of the first entry, if there is one.
+    pub(super) fn first_index(&self) -> Option<u64> {
+        (!self.slots.is_empty()).then_some(self.first)
+    }
+
+    /// Bytes of all payloads that were ever appended, for measuring how much came since some moment.
+    pub(super) fn appended_bytes(&self) -> u64 {
+        self.appended_bytes
+    }
+
+    fn next(&self) -> u64 {
+        self.first + self.slots.len() as u64
+    }
+
+    /// Index that an appended entry must have; `None` if the log is empty and any will do.
+    pub(super) fn expected(&self) -> Option<u64> {
+        if self.slots.is_empty() {
+            self.purged.map(|purged| purged.index + 1)
+        } else {
+            Some(self.next())
+        }
+    }
+
+    /// Appends an entry; `place` is set when it was read from disk, and the payload is not cached then.
+    ///
+    /// # Panics
+    /// If the entry is not the next one: Raft takes a hole for entries that exist.
+    pub(super) fn append(&mut self, entry: &StoredEntry, place: Option<Place>) {
+        let index = entry.position.index;
+        if let Some(expected) = self.expected() {
+            assert_eq!(
+                index, expected,
+                "entry {index} would leave a hole after {expected}"
+            );
+        } else {
+            self.first = index;
+        }
+        if self.slots.is_empty() {
+            self.first = index;
+            self.cached_from = index;
+        }
+        let len =
+            u32::try_from(entry.payload.len()).expect("bounded by ENTRY_BYTES_MAX, which fits");
+        self.appended_bytes += u64::from(len);
+        let payload = place.is_none().then(|| entry.payload.clone());
+        if payload.is_some() {
+            self.cached_bytes += u64::from(len);
+        } else {
+            self.cached_from = index + 1;
+        }
+        let checksum = crc32c::crc32c(&entry.payload);
+        let slot = Slot {
+            term: entry.position.term,
+            kind: entry.kind,
+            len,
+            checksum,
+            payload,
+            place,
+        };
+        self.slots.push_back(slot);
+    }
+
+    /// Drops all entries above `index`, or all.
+    pub(super) fn truncate_after(&mut self, index: Option<u64>) {
+        let keep = index.map_or(0, |index| (index + 1).saturating_sub(self.first));
+        while self.slots.len() as u64 > keep {
+            let slot = self
+                .slots
+                .pop_back()
+                .expect("not empty: it is longer than what is kept");
+            self.forget_cached(&slot);
+        }
+        self.cached_from = self.cached_from.min(self.next());
+    }
+
+    /// Drops all entries up to `position`, inclusive. A position beyond the end empties the log.
+    pub(super) fn purge(&mut self, position: Position) {
+        if self.purged.is_some_and(|purged| purged >= position) {
+            return;
+        }
+        while self.first <= position.index
+            && let Some(slot) = self.slots.pop_front()
+        {
+            self.forget_cached(&slot);
+            self.first += 1;
+        }
+        self.purged = Some(position);
+        if self.slots.is_empty() {
+            self.first = position.index + 1;
+        }
+        self.cached_from = self.cached_from.max(self.first);
+    }
+
+    fn forget_cached(&mut self, slot: &Slot) {
+        if slot.payload.is_some() {
+            self.cached_bytes -= u64::from(slot.len);
+        }
+    }
+
+    /// The entry at `index`.
+    pub(super) fn slot(&self, index: u64) -> Option<&Slot> {
+        let offset = usize::try_from(index.checked_sub(self.first)?).ok()?;
+        self.slots.get(offset)
+    }
+
+    /// Notes where an entry lies on disk, unless another one stands at its position by now.
+    pub(super) fn set_place(&mut self, position: Position, place: Place) {
+        let Some(offset) = position
+            .index
+            .checked_sub(self.first)
+            .and_then(|offset| usize::try_from(offset).ok())
+        else {
+            return;
+        };
+        if let Some(slot) = self
+            .slots
+            .get_mut(offset)
+            .filter(|slot| slot.term == position.term)
+        {
+            slot.place = Some(place);
+        }
+    }
+
+    /// Forgets the oldest cached payloads that are on disk, down to the limit.
+    pub(super) fn evict(&mut self) {
+        while self.cached_bytes > LOG_CACHE_BYTES_MAX {
+            let Some(offset) = usize::try_from(self.cached_from - self.first).ok() else {
+                return;
+            };
+            let Some(slot) = self
+                .slots
+                .get_mut(offset)
+                .filter(|slot| slot.place.is_some())
+            else {
+                return;
+            };
+            if slot.payload.take().is_some() {
+                self.cached_bytes -= u64::from(slot.len);
+            }
+            self.cached_from += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(term: u64, index: u64, len: usize) -> StoredEntry {
+        StoredEntry {
+            position: Position { term, index },
+            kind: 1,
+            payload: Bytes::from(vec![7; len]),
+        }
+    }
+
+    #[test]
+    fn truncate_and_purge_leave_no_hole() {
+        let mut log = LogIndex::default();
+        (5..10).for_each(|index| log.append(&entry(1, index, 1), None));
+        log.truncate_after(Some(7));
+        assert_eq!(log.last(), Some(Position { term: 1, index: 7 }));
+        log.purge(Position { term: 1, index: 6 });
+        assert_eq!(log.first_index(), Some(7));
+        log.purge(Position { term: 2, index: 20 });
+        assert_eq!((log.first_index(), log.expected()), (None, Some(21)));
+    }
+
+    #[test]
+    #[should_panic(expected = "would leave a hole")]
+    fn a_hole_is_refused() {
+        let mut log = LogIndex::default();
+        log.append(&entry(1, 0, 1), None);
+        log.append(&entry(1, 2, 1), None);
+    }
+
+    #[test]
+    fn eviction_never_drops_what_is_not_on_disk() {
+        let mut log = LogIndex::default();
+        let big = usize::try_from(LOG_CACHE_BYTES_MAX).unwrap();
+        (0..3).for_each(|index| log.append(&entry(1, index, big), None));
+        log.evict();
+        assert!((0..3).all(|index| log.slot(index).unwrap().payload.is_some()));
+        log.set_place(
+            Position { term: 1, index: 0 },
+            Place {
+                segment: 1,
+                offset: 0,
+            },
+        );
+        log.set_place(
+            Position { term: 1, index: 1 },
+            Place {
+                segment: 1,
+                offset: 0,
+            },
+        );
+        log.evict();
+        let cached: Vec<_> = (0..3)
+            .map(|index| log.slot(index).unwrap().payload.is_some())
+            .collect();
+        assert_eq!(cached, [false, false, true]);
+    }
+}

@@ -1,0 +1,257 @@
+//! The one thread that writes the log: takes what has queued up, writes it as one frame, flushes once.
+//!
+//! Invariants: records reach the disk in the order they were queued; a completion runs only after a flush that covers
+//! everything queued before it; after the first error nothing is written any more, because the kernel may have dropped
+//! the unwritten pages (`fsync(2)`). Not here: who may append what (`append_log.rs`).
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use super::append_log::{Completion, Operation, Shared};
+use super::frame::{self, HEADER_LEN};
+use super::log_index::Place;
+use super::record::{Checkpoint, Position, RECORD_VERSION, Record};
+use super::{StorageError, segment};
+use crate::limits::LOG_BATCH_BYTES_MAX;
+
+/// The writing side of a log.
+pub(super) struct LogWriter {
+    shared: Arc<Shared>,
+    file: Arc<File>,
+    segment: u64,
+    offset: u64,
+    spare: Option<JoinHandle<Result<PathBuf, StorageError>>>,
+    /// What a segment that begins now would have to say of the ones before it.
+    written: Checkpoint,
+    segment_last: BTreeMap<u64, Option<u64>>,
+}
+
+/// What the writer starts from.
+pub(super) struct Start {
+    pub file: Arc<File>,
+    pub segment: u64,
+    pub offset: u64,
+    pub segments: Vec<(u64, Option<u64>)>,
+    pub written: Checkpoint,
+}
+
+/// A batch on its way to the disk.
+#[derive(Default)]
+struct Batch {
+    body: Vec<u8>,
+    places: Vec<(Position, usize)>,
+    completions: Vec<Completion>,
+    purged: Option<Position>,
+}
+
+impl LogWriter {
+    pub(super) fn new(shared: Arc<Shared>, start: Start) -> Self {
+        let Start {
+            file,
+            segment,
+            offset,
+            segments,
+            written,
+        } = start;
+        let segment_last = segments.into_iter().collect();
+        let mut writer = Self {
+            shared,
+            file,
+            segment,
+            offset,
+            spare: None,
+            written,
+            segment_last,
+        };
+        writer.written.version = RECORD_VERSION;
+        writer.prepare_spare();
+        writer
+    }
+
+    /// Writes until the log is closed.
+    pub(super) fn run(mut self) {
+        while let Some(operations) = self.shared.next_batch(LOG_BATCH_BYTES_MAX) {
+            let before = self.written;
+            let mut batch = self.encode(operations);
+            let result = self.write(&mut batch, before);
+            let failure = result.as_ref().err().map(ToString::to_string);
+            if let Err(error) = result {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the log cannot be written any more"
+                );
+                self.shared.poison(error.to_string());
+            }
+            for completion in batch.completions {
+                completion(match &failure {
+                    None => Ok(()),
+                    Some(reason) => Err(io::Error::from(StorageError::Poisoned(reason.clone()))),
+                });
+            }
+        }
+        if let Some(spare) = self.spare.take()
+            && let Ok(Ok(path)) = spare.join()
+        {
+            // Made again when needed; a left-over would only take space.
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    fn encode(&mut self, operations: Vec<Operation>) -> Batch {
+        let mut batch = Batch::default();
+        for operation in operations {
+            let record = match &operation {
+                Operation::Vote(vote) => {
+                    self.written.vote = Some(*vote);
+                    Record::Vote(*vote)
+                }
+                Operation::Entry(entry) => {
+                    self.written.last_index = Some(entry.position.index);
+                    Record::Entry {
+                        position: entry.position,
+                        kind: entry.kind,
+                        payload: &entry.payload,
+                    }
+                }
+                Operation::TruncateAfter(index) => {
+                    let bound = index.or(self.written.purged.map(|purged| purged.index));
+                    self.written.last_index = self
+                        .written
+                        .last_index
+                        .filter(|&last| Some(last) <= bound)
+                        .or(bound);
+                    Record::TruncateAfter(*index)
+                }
+                Operation::Purge(position) => {
+                    batch.purged = Some(*position);
+                    self.written.purged = self.written.purged.max(Some(*position));
+                    self.written.last_index = self.written.last_index.max(Some(position.index));
+                    Record::Purge(*position)
+                }
+                Operation::Committed(position) => {
+                    self.written.committed = Some(*position);
+                    Record::Committed(*position)
+                }
+                Operation::Done(_) => {
+                    if let Operation::Done(completion) = operation {
+                        batch.completions.push(completion);
+                    }
+                    continue;
+                }
+            };
+            batch.body = record.encode_to(std::mem::take(&mut batch.body));
+            if let Operation::Entry(entry) = &operation {
+                // The payload is the last field of its record.
+                batch
+                    .places
+                    .push((entry.position, batch.body.len() - entry.payload.len()));
+            }
+        }
+        batch
+    }
+
+    fn write(&mut self, batch: &mut Batch, before: Checkpoint) -> Result<(), StorageError> {
+        if let Some(reason) = self.shared.poisoned() {
+            return Err(StorageError::Poisoned(reason));
+        }
+        if batch.body.is_empty() {
+            return Ok(());
+        }
+        let checkpoint = Record::Checkpoint(Checkpoint {
+            version: RECORD_VERSION,
+            ..before
+        })
+        .encode_to(Vec::new());
+        let room = self.shared.segment_bytes - self.offset;
+        if self.offset > 0 && (HEADER_LEN + batch.body.len()) as u64 > room {
+            self.roll()?;
+        }
+        let mut frame = frame::begin();
+        if self.offset == 0 {
+            frame.extend_from_slice(&checkpoint);
+        }
+        let body_at = self.offset + frame.len() as u64;
+        frame.extend_from_slice(&batch.body);
+        frame::seal(&mut frame, self.segment, self.offset);
+        let path = segment::path(&self.shared.dir, self.segment);
+        self.file
+            .write_all_at(&frame, self.offset)
+            .map_err(StorageError::io("write", &path))?;
+        self.file
+            .sync_data()
+            .map_err(StorageError::io("flush", &path))?;
+        self.offset += frame.len() as u64;
+        let last = batch
+            .places
+            .iter()
+            .map(|(position, _)| position.index)
+            .max();
+        let segment_last = self.segment_last.entry(self.segment).or_default();
+        *segment_last = (*segment_last).max(last);
+        let segment = self.segment;
+        let places = batch.places.drain(..).map(|(position, at)| {
+            (
+                position,
+                Place {
+                    segment,
+                    offset: body_at + at as u64,
+                },
+            )
+        });
+        self.shared.note_written(places);
+        if let Some(purged) = batch.purged {
+            self.delete_segments(purged)?;
+        }
+        Ok(())
+    }
+
+    /// Goes on in a new segment.
+    fn roll(&mut self) -> Result<(), StorageError> {
+        let prepared = match self.spare.take().map(JoinHandle::join) {
+            Some(Ok(prepared)) => prepared?,
+            // The preparing thread panicked or was never started: prepare it here.
+            Some(Err(_)) | None => segment::prepare(&self.shared.dir, self.shared.segment_bytes)?,
+        };
+        let number = self.segment + 1;
+        self.file = Arc::new(segment::activate(&prepared, &self.shared.dir, number)?);
+        self.segment = number;
+        self.offset = 0;
+        self.segment_last.insert(number, None);
+        self.shared.add_segment(number, Arc::clone(&self.file));
+        self.prepare_spare();
+        Ok(())
+    }
+
+    fn prepare_spare(&mut self) {
+        let (dir, size) = (self.shared.dir.clone(), self.shared.segment_bytes);
+        let spawned = std::thread::Builder::new()
+            .name("log-spare".into())
+            .spawn(move || segment::prepare(&dir, size));
+        // Without a thread the segment is prepared when it is needed.
+        self.spare = spawned.ok();
+    }
+
+    /// Deletes the oldest segments while all of their entries are purged. The active one stays: its checkpoint carries
+    /// the vote.
+    fn delete_segments(&mut self, purged: Position) -> Result<(), StorageError> {
+        while let Some((&number, &last)) = self.segment_last.first_key_value() {
+            if number == self.segment || last.is_some_and(|last| last > purged.index) {
+                return Ok(());
+            }
+            let path: PathBuf = segment::path(&self.shared.dir, number);
+            self.shared.drop_segment(number);
+            remove(&path)?;
+            self.segment_last.remove(&number);
+        }
+        Ok(())
+    }
+}
+
+fn remove(path: &Path) -> Result<(), StorageError> {
+    fs::remove_file(path).map_err(StorageError::io("remove", path))
+}

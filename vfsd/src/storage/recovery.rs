@@ -1,0 +1,262 @@
+//! Reads the segments of a log back, up to the last whole frame.
+//!
+//! Invariants: a bad frame at the end is an interrupted write and is cut; a bad frame with whole ones behind it is
+//! damage and is refused. Not here: the layout of frames (`frame.rs`) and records (`record.rs`).
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::frame::{self, FrameRead};
+use super::log_index::{LogIndex, Place};
+use super::record::{self, Checkpoint, Position, Record, StoredEntry};
+use super::{StorageError, segment};
+use crate::storage::record::RECORD_VERSION;
+
+/// A log as it was found on disk.
+pub(super) struct Recovered {
+    pub index: LogIndex,
+    /// Each segment with the index of the last entry that was ever written into it.
+    pub segments: Vec<(u64, Option<u64>)>,
+    /// Where the next frame goes in the last segment; 0 if nothing stands in it.
+    pub end: u64,
+    /// Entries below this index went with segments that were deleted; the record of the purge must still come.
+    missing_below: Option<u64>,
+}
+
+/// Reads the log in `dir`.
+pub(super) fn recover(dir: &Path, segment_bytes: u64) -> Result<Recovered, StorageError> {
+    let numbers = segment::list(dir)?;
+    let Some(&last) = numbers.last() else {
+        return Err(StorageError::LogMissing(dir.to_path_buf()));
+    };
+    let mut found = Recovered {
+        index: LogIndex::default(),
+        segments: Vec::new(),
+        end: 0,
+        missing_below: None,
+    };
+    let mut previous = None;
+    for number in numbers {
+        if previous.is_some_and(|previous| number != previous + 1) {
+            let reason = format!("segment {:016x} before it is missing", number - 1);
+            return Err(StorageError::Corrupt {
+                path: segment::path(dir, number),
+                offset: 0,
+                reason,
+            });
+        }
+        previous = Some(number);
+        let path = segment::path(dir, number);
+        let bytes = fs::read(&path).map_err(StorageError::io("read", &path))?;
+        let end = SegmentReader {
+            path,
+            number,
+            found: &mut found,
+            last_entry: None,
+        }
+        .read(&bytes, number == last)?;
+        if number == last {
+            found.end = end as u64;
+            make_ready(
+                &segment::open(dir, number)?,
+                &segment::path(dir, number),
+                &bytes,
+                end,
+                segment_bytes,
+            )?;
+        }
+    }
+    match found.missing_below {
+        None => Ok(found),
+        Some(index) => {
+            let reason = format!("the entries below {index} are neither here nor purged");
+            Err(StorageError::Corrupt {
+                path: segment::path(dir, found.segments[0].0),
+                offset: 0,
+                reason,
+            })
+        }
+    }
+}
+
+/// Zeroes what stands behind the last whole frame and restores the full size.
+fn make_ready(
+    file: &File,
+    path: &Path,
+    bytes: &[u8],
+    end: usize,
+    segment_bytes: u64,
+) -> Result<(), StorageError> {
+    let torn = bytes[end..]
+        .iter()
+        .rposition(|&byte| byte != 0)
+        .map_or(0, |last| last + 1);
+    if torn > 0 {
+        tracing::warn!(segment = %path.display(), offset = end, bytes = torn, "cut an interrupted write off the log");
+        file.write_all_at(&vec![0; torn], end as u64)
+            .map_err(StorageError::io("write", path))?;
+    }
+    if (bytes.len() as u64) < segment_bytes {
+        file.set_len(segment_bytes)
+            .map_err(StorageError::io("extend", path))?;
+    }
+    file.sync_all().map_err(StorageError::io("flush", path))
+}
+
+struct SegmentReader<'a> {
+    path: PathBuf,
+    number: u64,
+    found: &'a mut Recovered,
+    last_entry: Option<u64>,
+}
+
+impl SegmentReader<'_> {
+    fn read(mut self, bytes: &[u8], is_last: bool) -> Result<usize, StorageError> {
+        let mut at = 0;
+        let end = loop {
+            let reason = match frame::read_at(bytes, self.number, at) {
+                FrameRead::Whole { body, end } => {
+                    self.replay(bytes, body, at)?;
+                    at = end;
+                    continue;
+                }
+                FrameRead::Empty => "nothing stands here".to_owned(),
+                FrameRead::Bad { reason } if is_last => reason,
+                // The next segment is begun only after all of this one was flushed.
+                FrameRead::Bad { reason } => return Err(self.corrupt(at, reason)),
+            };
+            if frame::find_whole(bytes, self.number, at + 1).is_some() {
+                return Err(self.corrupt(at, reason));
+            }
+            break at;
+        };
+        self.found.segments.push((self.number, self.last_entry));
+        Ok(end)
+    }
+
+    fn corrupt(&self, offset: usize, reason: impl Into<String>) -> StorageError {
+        StorageError::Corrupt {
+            path: self.path.clone(),
+            offset: offset as u64,
+            reason: reason.into(),
+        }
+    }
+
+    fn replay(&mut self, bytes: &[u8], body: &[u8], frame_at: usize) -> Result<(), StorageError> {
+        let mut rest = body;
+        let mut is_first_record = frame_at == 0;
+        while !rest.is_empty() {
+            let (record, tail) = record::decode_first(rest).map_err(|error| {
+                self.corrupt(frame_at, format!("a record cannot be decoded: {error}"))
+            })?;
+            if is_first_record != matches!(record, Record::Checkpoint(_)) {
+                return Err(self.corrupt(
+                    frame_at,
+                    "a segment begins with its checkpoint, and has only one",
+                ));
+            }
+            is_first_record = false;
+            self.replay_record(bytes, &record, frame_at)?;
+            rest = tail;
+        }
+        Ok(())
+    }
+
+    fn replay_record(
+        &mut self,
+        bytes: &[u8],
+        record: &Record<'_>,
+        frame_at: usize,
+    ) -> Result<(), StorageError> {
+        match *record {
+            Record::Checkpoint(checkpoint) => self.adopt(checkpoint, frame_at)?,
+            Record::Vote(vote) => self.found.index.vote = Some(vote),
+            Record::Committed(position) => self.found.index.committed = Some(position),
+            Record::TruncateAfter(index) => self.found.index.truncate_after(index),
+            Record::Purge(position) => {
+                self.found.index.purge(position);
+                self.found.missing_below = self
+                    .found
+                    .missing_below
+                    .filter(|&index| index > position.index + 1);
+            }
+            Record::Entry {
+                position,
+                kind,
+                payload,
+            } => {
+                self.last_entry = self.last_entry.max(Some(position.index));
+                let index = &mut self.found.index;
+                if index
+                    .purged
+                    .is_some_and(|purged| position.index <= purged.index)
+                {
+                    return Ok(());
+                }
+                if self.found.segments.is_empty() && index.first_index().is_none() {
+                    let starts_later = index
+                        .expected()
+                        .is_some_and(|expected| position.index > expected);
+                    if starts_later {
+                        self.found.missing_below = Some(position.index);
+                        index.purge(Position {
+                            term: position.term,
+                            index: position.index - 1,
+                        });
+                    }
+                }
+                if let Some(expected) = index
+                    .expected()
+                    .filter(|&expected| expected != position.index)
+                {
+                    let reason =
+                        format!("entry {} stands where {expected} must be", position.index);
+                    return Err(self.corrupt(frame_at, reason));
+                }
+                let offset = payload.as_ptr() as usize - bytes.as_ptr() as usize;
+                let place = Place {
+                    segment: self.number,
+                    offset: offset as u64,
+                };
+                let entry = StoredEntry {
+                    position,
+                    kind,
+                    payload: Bytes::copy_from_slice(payload),
+                };
+                index.append(&entry, Some(place));
+            }
+        }
+        Ok(())
+    }
+
+    fn adopt(&mut self, checkpoint: Checkpoint, frame_at: usize) -> Result<(), StorageError> {
+        if checkpoint.version != RECORD_VERSION {
+            let reason = format!(
+                "its records have version {}, known is {RECORD_VERSION}",
+                checkpoint.version
+            );
+            return Err(self.corrupt(frame_at, reason));
+        }
+        let index = &mut self.found.index;
+        if self.found.segments.is_empty() {
+            index.vote = checkpoint.vote;
+            index.committed = checkpoint.committed;
+            if let Some(purged) = checkpoint.purged {
+                index.purge(purged);
+            }
+            return Ok(());
+        }
+        let last = index.last().map(|position| position.index);
+        if (index.vote, last) != (checkpoint.vote, checkpoint.last_index) {
+            let reason = format!(
+                "it follows entry {:?} and vote {:?}, but the segment before it ends with {last:?} and {:?}",
+                checkpoint.last_index, checkpoint.vote, index.vote
+            );
+            return Err(self.corrupt(frame_at, reason));
+        }
+        Ok(())
+    }
+}
