@@ -59,3 +59,5 @@ pub const LOG_CACHE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const _: () = assert!(FILE_BYTES_MAX as usize + 512 * 1024 <= ENTRY_BYTES_MAX);
 const _: () = assert!(ENTRY_BYTES_MAX + LOG_BATCH_BYTES_MAX + 1024 <= LOG_FRAME_LEN_MAX as usize);
 const _: () = assert!(LOG_FRAME_LEN_MAX as u64 + 4096 <= LOG_SEGMENT_BYTES);
+/// Entries in one replication request end at this size, so that one slow request does not hold back the commit.
+pub const REPLICATION_BYTES_MAX: u64 = 4 * 1024 * 1024;

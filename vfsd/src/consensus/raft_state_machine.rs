@@ -1,0 +1,230 @@
+//! openraft's state machine on ours: decodes entries, applies them, publishes the result, answers who waits.
+//!
+//! Invariants: the state is visible to readers before anybody learns that the entry was applied; changes are handed on
+//! in log order. Not here: what a command does (`state_machine/apply.rs`).
+
+use std::io;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
+use openraft::storage::EntryResponder;
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use tokio::sync::watch;
+
+use super::snapshot_store::SnapshotStore;
+use super::types::{LogId, Response, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use super::waiters::Waiters;
+use crate::fs::proposer::{ChangeSink, Committed};
+use crate::state_machine::StateMachine;
+use crate::state_machine::command::Entry;
+use crate::state_machine::ids::LogIndex;
+use crate::state_machine::outcome::Outcome;
+
+/// The applied state as everybody else sees it.
+pub struct Published {
+    /// The state, replaced after each entry.
+    pub state: ArcSwap<StateMachine>,
+    /// Index of the last applied entry, for waiting on it.
+    pub applied: watch::Sender<u64>,
+    /// Proposals of this node that wait for their apply.
+    pub waiters: Waiters,
+    /// Who is told of each change.
+    pub sink: Arc<dyn ChangeSink>,
+}
+
+impl Published {
+    /// An empty state that tells `sink` of changes.
+    pub fn new(sink: Arc<dyn ChangeSink>) -> Arc<Self> {
+        Arc::new(Self {
+            state: ArcSwap::from_pointee(StateMachine::new()),
+            applied: watch::Sender::new(0),
+            waiters: Waiters::default(),
+            sink,
+        })
+    }
+}
+
+/// The state machine as openraft drives it.
+pub struct RaftStateMachine {
+    machine: StateMachine,
+    last_applied: Option<LogId>,
+    membership: StoredMembership,
+    snapshots: SnapshotStore,
+    published: Arc<Published>,
+}
+
+impl RaftStateMachine {
+    /// Begins with the newest snapshot in `snapshots`, or with the empty state.
+    ///
+    /// # Errors
+    /// If the snapshot is damaged or of an unknown version.
+    pub fn open(snapshots: SnapshotStore, published: Arc<Published>) -> io::Result<Self> {
+        let mut opened = Self {
+            machine: StateMachine::new(),
+            last_applied: None,
+            membership: StoredMembership::default(),
+            snapshots,
+            published,
+        };
+        if let Some(snapshot) = opened.snapshots.load()? {
+            opened.replace(&snapshot.meta, &snapshot.snapshot)?;
+        }
+        Ok(opened)
+    }
+
+    fn replace(&mut self, meta: &SnapshotMeta, state: &[u8]) -> io::Result<()> {
+        let machine = StateMachine::decode_snapshot(state)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        self.machine = machine;
+        self.last_applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.publish();
+        Ok(())
+    }
+
+    fn publish(&self) {
+        self.published.state.store(Arc::new(self.machine.clone()));
+        let index = self.last_applied.map_or(0, |id| id.index);
+        self.published.applied.send_replace(index);
+    }
+
+    fn apply_one(
+        &mut self,
+        id: LogId,
+        payload: EntryPayload<super::types::EntryBytes, u64, openraft::impls::BasicNode>,
+    ) -> io::Result<Response> {
+        let index = LogIndex(id.index);
+        let command = match payload {
+            EntryPayload::Blank => None,
+            EntryPayload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(id), membership);
+                None
+            }
+            EntryPayload::Normal(bytes) => {
+                // An entry that this version cannot read stops the node: going on without it would serve wrong data.
+                let entry = Entry::decode(&bytes.0)
+                    .map_err(|error| io::Error::other(format!("entry {index}: {error}")))?;
+                Some(entry)
+            }
+        };
+        self.last_applied = Some(id);
+        let Some(entry) = command else {
+            // Index 0 is the membership that a cluster is born with; the core counts from 1.
+            if id.index > 0 {
+                self.machine.pass(index);
+            }
+            self.publish();
+            return Ok(Response(None));
+        };
+        let applied = self.machine.apply(index, &entry);
+        self.publish();
+        self.published.sink.applied(&applied);
+        if let Some(origin) = &entry.origin {
+            self.complete(index, origin, applied.outcome);
+        }
+        Ok(Response(Some(applied.outcome)))
+    }
+
+    fn complete(
+        &self,
+        index: LogIndex,
+        origin: &crate::state_machine::command::Origin,
+        outcome: Outcome,
+    ) {
+        let id = (origin.session, origin.request);
+        self.published
+            .waiters
+            .complete(id, Committed { index, outcome });
+    }
+}
+
+/// Writes a snapshot of the state as it was when the builder was made.
+pub struct SnapshotBuilder {
+    machine: StateMachine,
+    meta: SnapshotMeta,
+    snapshots: SnapshotStore,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = Bytes;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let (machine, meta, snapshots) = (
+            self.machine.clone(),
+            self.meta.clone(),
+            self.snapshots.clone(),
+        );
+        let state = tokio::task::spawn_blocking(move || {
+            let state = machine.encode_snapshot();
+            snapshots.save(&meta, &state).map(|()| Bytes::from(state))
+        })
+        .await
+        .map_err(io::Error::other)??;
+        Ok(Snapshot {
+            meta: self.meta.clone(),
+            snapshot: state,
+        })
+    }
+}
+
+impl openraft::storage::RaftStateMachine<TypeConfig> for RaftStateMachine {
+    type SnapshotData = Bytes;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((self.last_applied, self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let response = self.apply_one(entry.log_id, entry.payload)?;
+            if let Some(responder) = responder {
+                responder.send(response);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
+        SnapshotBuilder {
+            machine: self.machine.clone(),
+            meta: SnapshotMeta {
+                last_log_id: self.last_applied,
+                last_membership: self.membership.clone(),
+            },
+            snapshots: self.snapshots.clone(),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: Bytes,
+    ) -> Result<(), io::Error> {
+        let (snapshots, head, state) = (self.snapshots.clone(), meta.clone(), snapshot.clone());
+        tokio::task::spawn_blocking(move || {
+            // Decoded before it is saved: what cannot be read must never replace what can.
+            StateMachine::decode_snapshot(&state)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            snapshots.save(&head, &state)
+        })
+        .await
+        .map_err(io::Error::other)??;
+        self.replace(meta, &snapshot)?;
+        let index = LogIndex(meta.last_log_id.map_or(0, |id| id.index));
+        self.published.sink.snapshot_installed(index);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let snapshots = self.snapshots.clone();
+        tokio::task::spawn_blocking(move || snapshots.load())
+            .await
+            .map_err(io::Error::other)?
+    }
+}
