@@ -275,10 +275,12 @@ impl Namespace {
         touch: &Touch,
     ) -> Result<Unlinked, FsError> {
         let number = self.lookup(parent, name.as_bytes())?;
+        let before = self.inode(number).ok_or(FsError::NotFound)?.clone();
         let inode = self.inode_mut(number)?;
         inode.names.remove(&(parent, name.clone()));
         stamp_change(inode, touch);
-        let unlinked = Unlinked {
+        let mut unlinked = Unlinked {
+            gone: None,
             inode: number,
             directory: inode.is_directory(),
             links_left: u32::try_from(inode.names.len()).unwrap_or(u32::MAX),
@@ -291,6 +293,7 @@ impl Namespace {
             && let Some(gone) = self.inodes.remove(&number)
         {
             self.stored_bytes -= gone.content().map_or(0, Content::stored_bytes);
+            unlinked.gone = Some(before);
         }
         Ok(unlinked)
     }
@@ -469,7 +472,7 @@ impl Namespace {
 }
 
 /// What [`Namespace::unlink`] took away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unlinked {
     /// What the name stood for.
     pub inode: InodeNo,
@@ -477,6 +480,8 @@ pub struct Unlinked {
     pub directory: bool,
     /// Names that it still has.
     pub links_left: u32,
+    /// The inode as it was, when that was its last name.
+    pub gone: Option<Arc<Inode>>,
 }
 
 fn new_inode(number: InodeNo, kind: Kind, mode: u32, uid: u32, gid: u32, touch: &Touch) -> Inode {

@@ -1,8 +1,11 @@
 //! What `apply` answers: the outcome for the proposer, and the changes for everybody who watches.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::ids::{InodeNo, LogIndex, NodeId, SessionId};
+use super::inode::Inode;
 
 /// The answer to a proposal. The same on every replica.
 pub type Outcome = Result<Done, FsError>;
@@ -130,6 +133,8 @@ pub enum Change {
         /// Names that the inode still has.
         links_left: u32,
     },
+    /// The removal or rename before this took an inode's last name: this is how it was. Who has it open keeps it.
+    Gone(Arc<Inode>),
     /// A name moved; a replaced target is `replaced`.
     Renamed {
         /// Old directory.

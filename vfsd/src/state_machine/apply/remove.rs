@@ -43,6 +43,7 @@ impl Step<'_> {
             directory: gone.directory,
             links_left: gone.links_left,
         });
+        self.changes.extend(gone.gone.map(Change::Gone));
         Ok(())
     }
 

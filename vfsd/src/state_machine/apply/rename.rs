@@ -32,13 +32,10 @@ impl Step<'_> {
         };
         self.commit_first(rename.content.as_ref())?;
         let touch = self.touch.clone();
-        let mut links_left = 0;
+        let (mut links_left, mut gone) = (0, None);
         if replaced.is_some() {
-            links_left = self
-                .state
-                .tree_mut()
-                .unlink(rename.new_parent, &new_name, &touch)?
-                .links_left;
+            let target = self.state.tree_mut().unlink(rename.new_parent, &new_name, &touch)?;
+            (links_left, gone) = (target.links_left, target.gone);
         }
         let (from, to) = ((rename.parent, &name), (rename.new_parent, &new_name));
         self.state.tree_mut().move_name(from, to, &touch)?;
@@ -48,6 +45,7 @@ impl Step<'_> {
             replaced.map(|other| (other, links_left)),
             false,
         ));
+        self.changes.extend(gone.map(Change::Gone));
         Ok(Done::Unit)
     }
 
