@@ -1,0 +1,26 @@
+//! The pure engine: events in, actions out.
+//!
+//! Invariants: no clock, file, thread, random number or `HashMap`; the same events give the same actions on any node. A
+//! wake-up carries no data: every decision rests on a view that was read after it.
+//! Not here: how views are read and actions performed (`mount/`, `host/`).
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod action;
+pub mod core;
+pub mod desired;
+pub mod digest;
+pub mod document;
+pub mod driver_port;
+pub mod event;
+pub mod id;
+pub mod log;
+mod machine;
+mod participant;
+mod pass;
+pub mod plan_rules;
+pub mod plan_text;
+mod planner;
+pub mod record;
+mod removal;
+mod status;
+pub mod view;

@@ -1,0 +1,514 @@
+//! A node's own share: recording outcomes, observing, claiming, running steps.
+//!
+//! Invariants: a step starts only if the newest generation is open, is what the accepted wish asks for, and all that the
+//! step needs has succeeded; after a start of the agent nothing runs before this node was observed once.
+
+use std::collections::BTreeMap;
+
+use drivers::driver::{Disruption, Step, StepId};
+use serde_json::Value;
+
+use super::action::{Action, StartStep, TimerKey};
+use super::digest::canonical_digest;
+use super::event::StepEnd;
+use super::id::Generation;
+use super::log::{Entry, Ev, LineError, StepState};
+use super::machine::Running;
+use super::pass::Pass;
+use super::record::{Claimant, FORMAT, Observed, Outcome, PlannedStep, Trouble, WishRecord};
+use super::view::GenerationView;
+use crate::limits::OBSERVE_RETRY;
+
+impl Pass<'_> {
+    /// Appends what is known of own steps and not in the log yet.
+    pub(super) fn record_outcomes(&mut self) {
+        let keys: Vec<_> = self.machine.running.keys().cloned().collect();
+        for key in keys {
+            let open = self
+                .view
+                .generation
+                .as_ref()
+                .filter(|found| found.number() == key.0);
+            let Some(generation) = open else {
+                // Its generation is not the newest any more: the outcome has nowhere to go, the observation tells it.
+                if self.machine.running[&key].end.is_some() {
+                    self.forget(&key);
+                }
+                continue;
+            };
+            self.record_outcome(generation, &key);
+        }
+    }
+
+    fn record_outcome(&mut self, generation: &GenerationView, key: &(Generation, StepId)) {
+        let running = self.machine.running[key].clone();
+        let trace = generation.trace(&key.1);
+        let recorded = trace.is_some_and(|trace| {
+            trace.state != StepState::Running && trace.attempts >= running.attempt
+        });
+        if recorded {
+            self.forget(key);
+            return;
+        }
+        let append = |entry| Action::Append {
+            deployment: self.view.id.clone(),
+            generation: key.0,
+            entry,
+        };
+        if let Some((end, dur_us)) = running.end {
+            let driver = &generation.intent.driver.name;
+            let op = generation
+                .plan
+                .step(&key.1)
+                .map_or("", |step| step.op.as_str());
+            let attempts_max = self.drivers.retry_policy(driver, op).attempts_max;
+            let failures = trace.map_or(0, |trace| trace.failures) + 1;
+            let mut entry = outcome_entry(&key.1, running.attempt, end, failures < attempts_max);
+            entry.dur_us = Some(dur_us);
+            self.actions.push(append(entry));
+        } else if let Some(note) = running.note {
+            let entry = Entry {
+                note: Some(note),
+                ..Entry::of(Ev::Progress, &key.1, running.attempt)
+            };
+            self.actions.push(append(entry));
+            if let Some(running) = self.machine.running.get_mut(key) {
+                running.note = None;
+            }
+        }
+    }
+
+    fn forget(&mut self, key: &(Generation, StepId)) {
+        self.machine.running.remove(key);
+        let lock = self
+            .view
+            .generation
+            .as_ref()
+            .and_then(|generation| generation.plan.step(&key.1))
+            .and_then(|step| step.lock.clone());
+        let Some(wanted) = lock else {
+            return;
+        };
+        // One step of a node holds at most one slot at a time; roles are held by name.
+        let held = self
+            .machine
+            .held
+            .keys()
+            .find(|held| is_lock_for(held, &wanted))
+            .cloned();
+        if let Some(lock) = held {
+            self.machine.held.remove(&lock);
+            self.actions.push(Action::ReleaseLock {
+                deployment: self.view.id.clone(),
+                lock,
+            });
+        }
+    }
+
+    /// Does this node's share of the deployment.
+    pub(super) fn participate(&mut self) {
+        let Some(record) = &self.view.record else {
+            return;
+        };
+        if !self.view.broken.is_empty() {
+            return;
+        }
+        if record
+            .removal
+            .as_ref()
+            .is_some_and(|removal| removal.successor.is_some())
+        {
+            return;
+        }
+        if !self.participants(record).contains(self.node) {
+            self.drop_claims();
+            return;
+        }
+        self.close_own_steps();
+        if !self.actions.is_empty() {
+            return;
+        }
+        self.observe(record);
+        if self.actions.is_empty() {
+            self.run_steps(record);
+        }
+        if self.actions.is_empty() && self.is_gone() {
+            self.drop_claims();
+        }
+    }
+
+    /// Says of own steps of a generation that was ended from outside that they are void.
+    fn close_own_steps(&mut self) {
+        let Some(generation) = &self.view.generation else {
+            return;
+        };
+        let ev = match generation.result.as_ref().map(|result| result.outcome) {
+            Some(Outcome::Superseded) => Ev::Superseded,
+            Some(Outcome::Abandoned) => Ev::Abandoned,
+            _ => return,
+        };
+        for (step, state) in generation.steps_of(self.node) {
+            let under_way = self
+                .machine
+                .running
+                .contains_key(&(generation.number(), step.id.clone()));
+            if under_way || matches!(state, StepState::Done | StepState::Void) {
+                continue;
+            }
+            self.actions.push(Action::Append {
+                deployment: self.view.id.clone(),
+                generation: generation.number(),
+                entry: Entry::of(ev, &step.id, 0),
+            });
+        }
+    }
+
+    fn observe(&mut self, record: &WishRecord) {
+        if self.machine.observing.is_some() || !self.machine.running.is_empty() {
+            return;
+        }
+        let wanted = self.answers_of(record, self.node);
+        if let Some((answers, result)) = self.machine.observed.take() {
+            if answers == wanted {
+                self.write_observation(record, answers, result);
+                return;
+            }
+            self.machine.observe_again = true;
+        }
+        let before = self.view.observed.get(self.node);
+        let fresh = before.is_some_and(|seen| self.is_fresh(self.node, &seen.answers, &wanted));
+        let troubled = before.is_some_and(|seen| seen.trouble.is_some());
+        let retry = troubled && self.is_observe_due();
+        let due = !self.machine.observed_once
+            || retry
+            || (wanted.closed && (self.machine.observe_again || !fresh))
+            || (!fresh && self.is_awaited(record));
+        if !due {
+            return;
+        }
+        self.machine.observe_again = false;
+        self.machine.observing = Some(wanted.clone());
+        self.actions.push(Action::Observe {
+            driver: record.spec.driver.clone(),
+            scope: Box::new(self.scope(record)),
+            answers: wanted,
+        });
+    }
+
+    fn is_observe_due(&mut self) -> bool {
+        let key = TimerKey::Observe(self.view.id.clone());
+        if self.machine.take_over(&key) {
+            return true;
+        }
+        self.set_timer(key, OBSERVE_RETRY);
+        false
+    }
+
+    /// Whether the planner waits for an observation of the open generation: all its steps are done.
+    fn is_awaited(&self, record: &WishRecord) -> bool {
+        self.view.generation.as_ref().is_some_and(|generation| {
+            generation.all_done() && generation.intent.digest == record.digest
+        })
+    }
+
+    fn write_observation(
+        &mut self,
+        record: &WishRecord,
+        answers: super::record::Answers,
+        result: Result<drivers::driver::Observation, Trouble>,
+    ) {
+        self.machine.observed_once = true;
+        let (facts, measures, mut trouble) = match result {
+            Ok(seen) => (seen.facts, seen.measures, None),
+            Err(trouble) => (Value::Null, Value::Null, Some(trouble)),
+        };
+        if trouble.is_none() {
+            self.machine.conflict = self.claim_conflict(record);
+            trouble = self.machine.conflict.clone();
+        }
+        let same = self.view.observed.get(self.node).is_some_and(|before| {
+            before.facts == facts
+                && before.trouble == trouble
+                && self.is_fresh(self.node, &before.answers, &answers)
+        });
+        let observed = Observed::new(self.node, answers, facts, measures, trouble);
+        if !same {
+            self.actions.push(Action::WriteObserved {
+                deployment: self.view.id.clone(),
+                observed: Box::new(observed),
+            });
+        }
+    }
+
+    /// Another deployment on this node that has what this one would take.
+    fn claim_conflict(&self, record: &WishRecord) -> Option<Trouble> {
+        if Self::is_removing(record) || !record.spec.nodes.iter().any(|node| node == self.node) {
+            return None;
+        }
+        let wish = record.spec.wish(&self.view.id);
+        for claim in self.drivers.claims(&record.spec.driver, &wish, &record.uid) {
+            let key = format!("{} {}", claim.kind, claim.value);
+            let Some(owner) = self.cluster.claims.claims.get(&key) else {
+                continue;
+            };
+            if owner.uid != record.uid {
+                return Some(Trouble {
+                    field: Some(claim.field.clone()),
+                    node: Some(self.node.to_owned()),
+                    reason: format!("{key} on {} belongs to {}", self.node, owner.deployment),
+                    hint: format!(
+                        "change {}, or remove {} first",
+                        claim.field, owner.deployment
+                    ),
+                    waits: false,
+                });
+            }
+        }
+        None
+    }
+
+    /// Takes the deployment's claims before the first effect; true when they are held.
+    fn hold_claims(&mut self, record: &WishRecord) -> bool {
+        if Self::is_removing(record) || !record.spec.nodes.iter().any(|node| node == self.node) {
+            return true;
+        }
+        if let Some(conflict) = self.claim_conflict(record) {
+            if self.machine.conflict.as_ref() != Some(&conflict) {
+                self.machine.conflict = Some(conflict);
+                self.machine.observed_once = false;
+            }
+            return false;
+        }
+        let wish = record.spec.wish(&self.view.id);
+        let mut claims = self.cluster.claims.clone();
+        claims.format = FORMAT;
+        claims.claims.retain(|_, owner| owner.uid != record.uid);
+        for claim in self.drivers.claims(&record.spec.driver, &wish, &record.uid) {
+            let owner = Claimant {
+                deployment: self.view.id.clone(),
+                uid: record.uid.clone(),
+            };
+            claims
+                .claims
+                .insert(format!("{} {}", claim.kind, claim.value), owner);
+        }
+        if claims.claims == self.cluster.claims.claims {
+            return true;
+        }
+        self.actions.push(Action::WriteClaims(claims));
+        false
+    }
+
+    fn drop_claims(&mut self) {
+        let mut claims = self.cluster.claims.clone();
+        claims
+            .claims
+            .retain(|_, owner| owner.deployment != self.view.id);
+        if claims.claims != self.cluster.claims.claims {
+            self.actions.push(Action::WriteClaims(claims));
+        }
+    }
+
+    fn run_steps(&mut self, record: &WishRecord) {
+        let Some(generation) = &self.view.generation else {
+            return;
+        };
+        let wanted = generation.intent.digest == record.digest
+            && generation.intent.removed == Self::is_removing(record);
+        let paused = record.paused || record.policy.paused;
+        if !generation.is_open() || !wanted || paused || generation.failure().is_some() {
+            return;
+        }
+        // A crash may have left a step half done: the observation comes first.
+        if !self.machine.observed_once || self.machine.observing.is_some() {
+            return;
+        }
+        if generation.is_settled_on(self.node) || !self.hold_claims(record) {
+            return;
+        }
+        for planned in &generation.plan.steps {
+            if planned.step.node == self.node {
+                self.consider_step(record, generation, planned);
+            }
+        }
+    }
+
+    fn consider_step(
+        &mut self,
+        record: &WishRecord,
+        generation: &GenerationView,
+        planned: &PlannedStep,
+    ) {
+        let step = &planned.step;
+        let key = (generation.number(), step.id.clone());
+        if self.machine.running.contains_key(&key) {
+            return;
+        }
+        let trace = generation.trace(&step.id);
+        let attempt = trace.map_or(0, |trace| trace.attempts) + 1;
+        match generation.state(&step.id) {
+            StepState::Ready | StepState::Running => {}
+            StepState::FailedRetryable => {
+                let failures = trace.map_or(0, |trace| trace.failures);
+                if !self.is_retry_due(generation, step, attempt, failures) {
+                    return;
+                }
+            }
+            StepState::Done | StepState::FailedPermanent | StepState::Void => return,
+        }
+        let mut inputs = BTreeMap::new();
+        for need in &step.needs {
+            match generation.trace(need) {
+                Some(trace) if trace.state == StepState::Done => {
+                    inputs.insert(need.clone(), trace.out.clone());
+                }
+                _ => return,
+            }
+        }
+        let Some((lock, fence)) = self.hold_lock(record, generation, step) else {
+            return;
+        };
+        let entry = Entry {
+            in_digest: Some(canonical_digest(&(&planned.args_digest, &inputs))),
+            ..Entry::of(Ev::Started, &step.id, attempt)
+        };
+        let running = Running {
+            attempt,
+            end: None,
+            note: None,
+        };
+        self.machine.running.insert(key, running);
+        self.actions.push(Action::StartStep(Box::new(StartStep {
+            deployment: self.view.id.clone(),
+            generation: generation.number(),
+            driver: generation.intent.driver.name.clone(),
+            step: step.clone(),
+            attempt,
+            entry,
+            scope: self.scope(record),
+            lock,
+            fence,
+            inputs,
+        })));
+    }
+
+    fn is_retry_due(
+        &mut self,
+        generation: &GenerationView,
+        step: &Step,
+        attempt: u32,
+        failures: u32,
+    ) -> bool {
+        if failures == 0 {
+            return true;
+        }
+        let id = self.view.id.clone();
+        let key = TimerKey::Retry(id, generation.number(), step.id.clone(), attempt);
+        if self.machine.is_over(&key) {
+            return true;
+        }
+        let policy = self
+            .drivers
+            .retry_policy(&generation.intent.driver.name, &step.op);
+        let doubled = policy
+            .delay_min
+            .saturating_mul(1 << failures.saturating_sub(1).min(16));
+        self.set_timer(key, doubled.min(policy.delay_max));
+        false
+    }
+
+    /// The step's lock and its fence (presence when it has none), or `None` while it is not held.
+    fn hold_lock(
+        &mut self,
+        record: &WishRecord,
+        generation: &GenerationView,
+        step: &Step,
+    ) -> Option<(Option<String>, u64)> {
+        let Some(wanted) = &step.lock else {
+            let presence = self.cluster.presence.get(self.node).copied()?;
+            return Some((None, presence));
+        };
+        let used = |lock: &str| {
+            self.machine.running.keys().any(|(_, id)| {
+                let other = generation
+                    .plan
+                    .step(id)
+                    .and_then(|step| step.lock.as_deref());
+                other.is_some_and(|other| is_lock_for(lock, other))
+            })
+        };
+        let held = self
+            .machine
+            .held
+            .iter()
+            .find(|(held, _)| is_lock_for(held, wanted));
+        if let Some((lock, fence)) = held {
+            return (!used(lock)).then(|| (Some(lock.clone()), *fence));
+        }
+        if wanted == SLOT && self.is_limit_reached(record, generation) {
+            return None;
+        }
+        let candidate = if wanted == SLOT {
+            (0..record.policy.max_unavailable)
+                .map(|slot| format!("{SLOT}/{slot}"))
+                .find(|slot| !self.machine.denied.contains(slot))
+        } else {
+            Some(wanted.clone()).filter(|lock| !self.machine.denied.contains(lock))
+        };
+        match candidate {
+            Some(lock) => {
+                let deployment = self.view.id.clone();
+                self.actions.push(Action::TryLock { deployment, lock });
+            }
+            None => self.retry_lock_later(),
+        }
+        None
+    }
+
+    /// A slot is unusable while any log shows a disruptive step without outcome.
+    fn is_limit_reached(&self, record: &WishRecord, generation: &GenerationView) -> bool {
+        let under_way = generation.plan.steps.iter().filter(|planned| {
+            planned.step.disruption > Disruption::Reload
+                && planned.step.lock.as_deref() == Some(SLOT)
+                && planned.step.node != self.node
+                && generation.state(&planned.step.id) == StepState::Running
+        });
+        under_way.count() >= record.policy.max_unavailable as usize
+    }
+}
+
+/// The lock that stands for any free slot.
+const SLOT: &str = "slot";
+
+/// Whether the lock file `held` is what a step that wants `wanted` needs.
+fn is_lock_for(held: &str, wanted: &str) -> bool {
+    held == wanted || (wanted == SLOT && held.starts_with("slot/"))
+}
+
+fn outcome_entry(step: &str, attempt: u32, end: StepEnd, may_retry: bool) -> Entry {
+    match end {
+        StepEnd::Succeeded(outcome) => Entry {
+            out: outcome.outputs,
+            changes: outcome.changes,
+            ..Entry::of(Ev::Succeeded, step, attempt)
+        },
+        StepEnd::Failed {
+            code,
+            message,
+            hint,
+            retryable,
+        } => Entry {
+            err: Some(LineError {
+                code,
+                retryable: retryable && may_retry,
+                msg: message,
+                hint,
+            }),
+            ..Entry::of(Ev::Failed, step, attempt)
+        },
+        StepEnd::Fenced { reason } => Entry {
+            note: Some(reason),
+            ..Entry::of(Ev::LockLost, step, attempt)
+        },
+    }
+}
