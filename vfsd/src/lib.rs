@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod cli;
+pub mod clock;
 pub mod consensus;
 pub mod fs;
 pub mod fuse;

@@ -61,3 +61,21 @@ const _: () = assert!(ENTRY_BYTES_MAX + LOG_BATCH_BYTES_MAX + 1024 <= LOG_FRAME_
 const _: () = assert!(LOG_FRAME_LEN_MAX as u64 + 4096 <= LOG_SEGMENT_BYTES);
 /// Entries in one replication request end at this size, so that one slow request does not hold back the commit.
 pub const REPLICATION_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Longest frame between nodes: a replication request with one largest entry in it.
+pub const FRAME_BYTES_MAX: usize = 24 * 1024 * 1024;
+/// Requests under way on one connection; a peer that asks for more waits.
+pub const REQUESTS_UNDER_WAY_MAX: usize = 1024;
+/// Connections that peers may hold here: four of each of 38 other members, and room for joining nodes.
+pub const CONNECTIONS_MAX: usize = 256;
+/// A connection to a peer is made in this time or not at all: a node that is up answers within a round trip.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A connection that has not shown who it is by then is closed.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Sent bytes that a peer's kernel does not confirm for this long end the connection: TCP itself waits a quarter hour.
+pub const TCP_SILENCE_MAX: Duration = Duration::from_secs(3);
+/// Longest wait for being let into a cluster: one write, and the way there.
+pub const ENROL_TIMEOUT: Duration = Duration::from_secs(20);
+
+const _: () = assert!(REPLICATION_BYTES_MAX as usize + 64 * 1024 <= FRAME_BYTES_MAX);
+const _: () = assert!(ENTRY_BYTES_MAX + 64 * 1024 <= FRAME_BYTES_MAX);

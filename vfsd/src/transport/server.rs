@@ -1,0 +1,200 @@
+//! The listening side: accepts members and joining nodes, checks who they are, hands their requests on.
+//!
+//! Invariants: no request is handled before the peer's certificate was checked; a member that was removed is refused at
+//! its next request; connections, handshakes and requests under way are bounded. Not here: what a request means.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{SinkExt, StreamExt};
+use rustls::server::Acceptor;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::codec::{FramedRead, FramedWrite};
+
+use super::client::tune;
+use super::frame::{Frame, FrameKind, codec};
+use super::identity;
+use super::tls::{ALPN_ENROL, TlsSettings};
+use crate::limits::{CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, REQUESTS_UNDER_WAY_MAX};
+
+/// A future of a service.
+pub type ServiceFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Who answers requests.
+pub trait Service: Send + Sync + 'static {
+    /// Whether node `node` may talk to this one; the error says why not.
+    ///
+    /// # Errors
+    /// The reason as text.
+    fn admit(&self, node: u64) -> Result<(), String>;
+
+    /// Answers a member; the error is sent back as a refusal.
+    fn call(&self, node: u64, body: Bytes) -> ServiceFuture<Result<Bytes, String>>;
+
+    /// Answers a node that is no member yet and has shown nothing but bytes.
+    fn enrol(&self, body: Bytes) -> ServiceFuture<Result<Bytes, String>>;
+}
+
+/// Accepts connections until it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    task: tokio::task::JoinHandle<()>,
+    address: SocketAddr,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Server {
+    /// Listens on `address` and answers with `service`.
+    ///
+    /// # Errors
+    /// If the address cannot be bound.
+    pub async fn start(
+        address: &str,
+        tls: TlsSettings,
+        service: Arc<dyn Service>,
+    ) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let task = tokio::spawn(accept(listener, tls, service));
+        Ok(Self { task, address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+async fn accept(listener: TcpListener, tls: TlsSettings, service: Arc<dyn Service>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    // Dropping the set with the server closes all connections.
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let (tcp, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(HANDSHAKE_TIMEOUT / 30).await;
+                continue;
+            }
+        };
+        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+            tracing::warn!(%from, limit = CONNECTIONS_MAX, "refused a connection: there are too many");
+            continue;
+        };
+        let (tls, service) = (tls.clone(), Arc::clone(&service));
+        connections.spawn(async move {
+            if let Err(error) = serve(tcp, &tls, &service).await {
+                tracing::debug!(%from, %error, "connection ended");
+            }
+            drop(permit);
+        });
+    }
+}
+
+async fn serve(tcp: TcpStream, tls: &TlsSettings, service: &Arc<dyn Service>) -> io::Result<()> {
+    tune(&tcp)?;
+    let (stream, joining) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tcp, tls)).await??;
+    let peer = if joining {
+        Peer::Joining
+    } else {
+        let certificates = stream.get_ref().1.peer_certificates();
+        let certificate = certificates
+            .and_then(<[_]>::first)
+            .ok_or(io::ErrorKind::PermissionDenied)?;
+        Peer::Member(identity::node_of(certificate).map_err(io::Error::other)?)
+    };
+    answer_requests(stream, peer, service).await
+}
+
+async fn handshake(tcp: TcpStream, tls: &TlsSettings) -> io::Result<(TlsStream<TcpStream>, bool)> {
+    let start = LazyConfigAcceptor::new(Acceptor::default(), tcp).await?;
+    let joining = start
+        .client_hello()
+        .alpn()
+        .is_some_and(|mut protocols| protocols.any(|name| name == ALPN_ENROL));
+    let config = if joining { &tls.enrol } else { &tls.members };
+    Ok((start.into_stream(Arc::clone(config)).await?, joining))
+}
+
+#[derive(Clone, Copy)]
+enum Peer {
+    Member(u64),
+    Joining,
+}
+
+async fn answer_requests(
+    stream: TlsStream<TcpStream>,
+    peer: Peer,
+    service: &Arc<dyn Service>,
+) -> io::Result<()> {
+    let (read, write) = tokio::io::split(stream);
+    let mut frames = FramedRead::new(read, codec());
+    let mut replies = FramedWrite::new(write, codec());
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            frame = frames.next(), if under_way.len() < REQUESTS_UNDER_WAY_MAX => {
+                let Some(bytes) = frame.transpose()? else { return Ok(()) };
+                let frame = Frame::decode(bytes.freeze()).map_err(|error| bad_bytes(peer, &error))?;
+                if frame.kind != FrameKind::Request {
+                    return Err(bad_bytes(peer, &"an answer to nothing"));
+                }
+                under_way.push(answer(frame, peer, service));
+            }
+            Some(reply) = under_way.next(), if !under_way.is_empty() => {
+                replies.send(reply.encode()).await?;
+            }
+        }
+    }
+}
+
+fn bad_bytes(peer: Peer, error: &dyn std::fmt::Display) -> io::Error {
+    match peer {
+        Peer::Member(node) => {
+            tracing::warn!(node, %error, "closed a connection that sent bad bytes")
+        }
+        Peer::Joining => {
+            tracing::warn!(%error, "closed a joining node's connection that sent bad bytes")
+        }
+    }
+    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+}
+
+async fn answer(frame: Frame, peer: Peer, service: &Arc<dyn Service>) -> Frame {
+    let answer = match peer {
+        Peer::Joining => service.enrol(frame.body).await,
+        Peer::Member(node) => match service.admit(node) {
+            Ok(()) => service.call(node, frame.body).await,
+            Err(reason) => Err(reason),
+        },
+    };
+    let (kind, body) = match answer {
+        Ok(body) => (FrameKind::Reply, body),
+        Err(reason) => (FrameKind::Refusal, Bytes::from(reason)),
+    };
+    Frame {
+        kind,
+        id: frame.id,
+        body,
+    }
+}
+
+#[cfg(test)]
+#[path = "server/transport_test.rs"]
+mod transport_test;

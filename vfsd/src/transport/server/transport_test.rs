@@ -1,0 +1,118 @@
+//! Two identities of one cluster, and one of another, over real TLS on 127.0.0.1.
+
+use std::time::Duration;
+
+use super::*;
+use crate::transport::client::{CallError, Channel};
+use crate::transport::identity::{ClusterCa, KeyRequest, NodeIdentity};
+
+const WAIT: Duration = Duration::from_secs(5);
+
+struct Echo;
+
+impl Service for Echo {
+    fn admit(&self, node: u64) -> Result<(), String> {
+        if node == 66 {
+            Err("node 66 was removed".into())
+        } else {
+            Ok(())
+        }
+    }
+
+    fn call(&self, node: u64, body: Bytes) -> ServiceFuture<Result<Bytes, String>> {
+        Box::pin(async move {
+            Ok(Bytes::from(
+                [node.to_string().as_bytes(), b":", &body].concat(),
+            ))
+        })
+    }
+
+    fn enrol(&self, body: Bytes) -> ServiceFuture<Result<Bytes, String>> {
+        Box::pin(async move { Ok(body) })
+    }
+}
+
+fn settings(ca: &ClusterCa, node: u64) -> TlsSettings {
+    let request = KeyRequest::generate().unwrap();
+    let certificate = ca.sign(&request.request, node).unwrap();
+    let identity =
+        NodeIdentity::from_parts(certificate, &request.key_pem, ca.certificate().clone()).unwrap();
+    TlsSettings::new(&identity).unwrap()
+}
+
+async fn server(ca: &ClusterCa) -> Server {
+    Server::start("127.0.0.1:0", settings(ca, 1), Arc::new(Echo))
+        .await
+        .unwrap()
+}
+
+fn channel(server: &Server, tls: TlsSettings, node: u64) -> Channel {
+    Channel::new(node, server.address().to_string(), tls.client)
+}
+
+#[tokio::test]
+async fn a_member_is_known_by_its_certificate() {
+    let ca = ClusterCa::generate("a").unwrap();
+    let server = server(&ca).await;
+    let channel = channel(&server, settings(&ca, 2), 1);
+    let answers = futures_util::future::join_all(
+        (0..50).map(|_| channel.call(Bytes::from_static(b"hi"), WAIT)),
+    )
+    .await;
+    assert!(answers.into_iter().all(|answer| answer.unwrap() == "2:hi"));
+}
+
+#[tokio::test]
+async fn the_wrong_node_behind_an_address_is_noticed() {
+    let ca = ClusterCa::generate("a").unwrap();
+    let server = server(&ca).await;
+    let answer = channel(&server, settings(&ca, 2), 3)
+        .call(Bytes::new(), WAIT)
+        .await;
+    assert!(
+        matches!(answer, Err(CallError::Unreachable(_))),
+        "{answer:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_removed_member_and_another_cluster_are_refused() {
+    let ca = ClusterCa::generate("a").unwrap();
+    let other = ClusterCa::generate("b").unwrap();
+    let server = server(&ca).await;
+    let answer = channel(&server, settings(&ca, 66), 1)
+        .call(Bytes::new(), WAIT)
+        .await;
+    assert_eq!(
+        answer,
+        Err(CallError::Refused("node 66 was removed".into()))
+    );
+    let answer = channel(&server, settings(&other, 2), 1)
+        .call(Bytes::new(), WAIT)
+        .await;
+    assert!(
+        matches!(answer, Err(CallError::Unreachable(_))),
+        "{answer:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_connection_is_made_anew_after_the_server_restarted() {
+    let ca = ClusterCa::generate("a").unwrap();
+    let first = server(&ca).await;
+    let address = first.address().to_string();
+    let channel = channel(&first, settings(&ca, 2), 1);
+    channel.call(Bytes::new(), WAIT).await.unwrap();
+    drop(first);
+    let deadline = tokio::time::Instant::now() + WAIT;
+    let _second = loop {
+        match Server::start(&address, settings(&ca, 1), Arc::new(Echo)).await {
+            Ok(server) => break server,
+            Err(error) => assert!(tokio::time::Instant::now() < deadline, "{error}"),
+        }
+        tokio::task::yield_now().await;
+    };
+    while let Err(error) = channel.call(Bytes::new(), WAIT).await {
+        assert!(tokio::time::Instant::now() < deadline, "{error}");
+    }
+}

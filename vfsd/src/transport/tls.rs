@@ -1,0 +1,164 @@
+//! TLS settings: 1.3 only, ring, mutual between members, pinned for joining nodes.
+//!
+//! Invariants: a member connection is authenticated on both sides; the enrolment connection authenticates the server
+//! against the digest in the token. Not here: certificates (`identity.rs`).
+
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use super::identity::{self, NodeIdentity};
+
+/// Protocol between members.
+pub const ALPN_MEMBER: &[u8] = b"ctx/1";
+/// Protocol of a joining node.
+pub const ALPN_ENROL: &[u8] = b"ctx-enrol/1";
+
+/// Why TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The library refused the certificate or key.
+    #[error("the node's certificate or key cannot be used")]
+    Rustls(#[from] Error),
+    /// The authority's certificate cannot check others.
+    #[error("the cluster's authority cannot be used: {0}")]
+    Verifier(String),
+}
+
+/// The settings of a member.
+#[derive(Debug, Clone)]
+pub struct TlsSettings {
+    /// For members that connect here.
+    pub members: Arc<ServerConfig>,
+    /// For nodes that join.
+    pub enrol: Arc<ServerConfig>,
+    /// For connecting to other members.
+    pub client: Arc<ClientConfig>,
+}
+
+impl TlsSettings {
+    /// The settings for a node with this identity.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn new(identity: &NodeIdentity) -> Result<Self, TlsError> {
+        let provider = Arc::new(ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(identity.ca.clone())?;
+        let roots = Arc::new(roots);
+        // The authority travels with the certificate: a joining node knows it only by its digest.
+        let chain = vec![identity.certificate.clone(), identity.ca.clone()];
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+                .build()
+                .map_err(|error| TlsError::Verifier(error.to_string()))?;
+        let mut members = server(&provider)?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain.clone(), identity.key.clone_key())?;
+        members.alpn_protocols = vec![ALPN_MEMBER.to_vec()];
+        let mut enrol = server(&provider)?
+            .with_no_client_auth()
+            .with_single_cert(chain.clone(), identity.key.clone_key())?;
+        enrol.alpn_protocols = vec![ALPN_ENROL.to_vec()];
+        let mut client = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, identity.key.clone_key())?;
+        client.alpn_protocols = vec![ALPN_MEMBER.to_vec()];
+        Ok(Self {
+            members: Arc::new(members),
+            enrol: Arc::new(enrol),
+            client: Arc::new(client),
+        })
+    }
+}
+
+fn server(
+    provider: &Arc<CryptoProvider>,
+) -> Result<rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier>, Error> {
+    ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+}
+
+/// Settings of a joining node: it accepts only the authority with this digest.
+///
+/// # Errors
+/// [`TlsError::Rustls`].
+pub fn enrol_client(ca_digest: [u8; 32]) -> Result<ClientConfig, TlsError> {
+    let provider = Arc::new(ring::default_provider());
+    let verifier = PinnedAuthority {
+        digest: ca_digest,
+        algorithms: provider.signature_verification_algorithms,
+        provider: Arc::clone(&provider),
+    };
+    let mut client = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    client.alpn_protocols = vec![ALPN_ENROL.to_vec()];
+    Ok(client)
+}
+
+/// Accepts servers whose certificate was signed by the authority with a known digest.
+#[derive(Debug)]
+struct PinnedAuthority {
+    digest: [u8; 32],
+    algorithms: WebPkiSupportedAlgorithms,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for PinnedAuthority {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let pinned = intermediates
+            .iter()
+            .find(|certificate| identity::digest(certificate) == self.digest);
+        let authority = pinned.ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.clone().into_owned())?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(
+            Arc::new(roots),
+            Arc::clone(&self.provider),
+        )
+        .build()
+        .map_err(|error| Error::General(error.to_string()))?;
+        verifier.verify_server_cert(end_entity, &[], server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.2 is not spoken here".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
