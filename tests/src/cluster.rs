@@ -7,6 +7,7 @@
 //! so any number of programs act on it; every operation may be repeated; two clusters never see each other.
 //! Not here: anything about vfsd or dsm-agent beyond copying their programs into the nodes (`product_layer.rs`).
 
+pub mod background;
 pub mod control_group;
 pub mod disk;
 pub mod exec;
@@ -31,6 +32,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+pub use self::background::{Background, Ended};
 pub use self::exec::Finished;
 pub use self::node::{Change, Node};
 use self::process::ProcessId;
@@ -206,17 +208,16 @@ impl TestCluster {
     pub fn boot(count: u8) -> Result<Self> {
         static SEQUENCE: AtomicU32 = AtomicU32::new(0);
         let turn = Turn::take()?;
+        let product = Product {
+            with_workload: true,
+            ..Product::of_this_build()?
+        };
         let name = format!(
             "t{}-{}",
             std::process::id(),
             SEQUENCE.fetch_add(1, Ordering::Relaxed)
         );
-        let cluster = Cluster::ensure(
-            &name,
-            TEST_SUBNET,
-            registry::this_owner()?,
-            &Product::of_this_build()?,
-        )?;
+        let cluster = Cluster::ensure(&name, TEST_SUBNET, registry::this_owner()?, &product)?;
         let test = Self {
             cluster,
             _turn: turn,

@@ -19,6 +19,15 @@ pub const DEATH_MAX: Duration = Duration::from_secs(15);
 /// A cgroup or a mount stays busy until its last process is reaped.
 pub const RELEASE_MAX: Duration = Duration::from_secs(10);
 
+/// A first election takes under a second, a join two round trips; a loaded machine gets its time.
+pub const CLUSTER_READY_MAX: Duration = Duration::from_secs(30);
+
+/// Three servers are installed, initialised and copied: 11 s on an idle machine.
+pub const DEPLOYMENT_MAX: Duration = Duration::from_secs(300);
+
+/// A standby replays within milliseconds; one that has just been copied catches up first.
+pub const REPLICATION_MAX: Duration = Duration::from_secs(20);
+
 /// No command of a test takes longer, unless it says so itself: past this the node's mount is aborted.
 pub const COMMAND_MAX: Duration = Duration::from_secs(60);
 

@@ -99,7 +99,10 @@ fn a_frozen_node_stands_still(n1: &Node, n2: &Node) -> Result<()> {
 }
 
 fn packages_install_without_a_network(node: &Node) -> Result<()> {
-    node.sh("mkdir -p /etc/postgresql-common && echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.conf")?;
+    let folder = "/etc/postgresql-common";
+    node.sh(&format!(
+        "mkdir -p {folder} && echo create_main_cluster=false > {folder}/createcluster.conf"
+    ))?;
     let install =
         "apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q postgresql-15";
     node.sh_within(install, Duration::from_secs(180))?;

@@ -14,6 +14,8 @@ use super::frozen_root::CACHE;
 
 /// What is installed where: path in the build or source folder, path in the node.
 const PROGRAMS: &[(&str, &str)] = &[("vfsd", "usr/bin/vfsd"), ("dsm-agent", "usr/bin/dsm-agent")];
+/// The program that tests run in nodes.
+const WORKLOAD: (&str, &str) = ("workload", "usr/bin/workload");
 const UNITS: &[(&str, &str)] = &[
     (
         "vfsd/systemd/vfsd.service",
@@ -32,6 +34,8 @@ pub struct Product {
     pub build: PathBuf,
     /// The repository.
     pub source: PathBuf,
+    /// Whether nodes get the tests' own program too.
+    pub with_workload: bool,
 }
 
 impl Product {
@@ -55,6 +59,7 @@ impl Product {
         Ok(Self {
             build: build.to_owned(),
             source: source.to_owned(),
+            with_workload: false,
         })
     }
 
@@ -97,8 +102,10 @@ impl Product {
     }
 
     fn files(&self) -> Vec<(PathBuf, &'static str)> {
+        let workload = self.with_workload.then_some(&WORKLOAD);
         let programs = PROGRAMS
             .iter()
+            .chain(workload)
             .map(|(name, to)| (self.build.join(name), *to));
         let units = UNITS.iter().map(|(name, to)| (self.source.join(name), *to));
         programs

@@ -1,0 +1,24 @@
+#!/bin/bash
+# Repeats a random test with the seed that it printed.
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+Usage: scripts/replay.sh SEED [TEST]
+
+Repeats the randomised tests with SEED, the number that a failed one printed. TEST is a part of the test's name;
+without it every test that takes a seed runs.
+
+Example:
+  scripts/replay.sh 8151637741093 cluster_crash
+TEXT
+}
+
+case ${1:-} in
+  -h | --help) usage; exit 0 ;;
+  '' | *[!0-9]*) usage >&2; exit 2 ;;
+esac
+cd "$(dirname "$0")/.."
+export CONTEXTOS_SEED=$1
+cargo build --locked --workspace --bins
+exec cargo test --locked --workspace -- --nocapture "${2:-seed}"

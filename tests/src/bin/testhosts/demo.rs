@@ -1,0 +1,207 @@
+//! The demo: from nothing to a replicated PostgreSQL by writing one file.
+//!
+//! Invariants: what runs in the nodes is what a user would type; a second run finds everything in place, writes
+//! nothing and says so.
+
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+use system_tests::cluster::{Change, Cluster, DEMO_SUBNET, Node, Product};
+use system_tests::{formation, limits};
+
+use crate::operations::remark;
+use crate::phase;
+
+/// Name of the demo's cluster.
+pub const CLUSTER: &str = "demo";
+
+const NODES: u8 = 3;
+const WISH_PATH: &str = "/vfs/mid/shop-db.json";
+const NAME: &str = "mid/shop-db";
+const WISH: &str = r#"{"driver":"postgres","nodes":["n1","n2","n3"],"params":{"version":"15","databases":["shop"]}}"#;
+
+/// Starts three nodes and forms the cluster.
+pub fn up() -> Result<()> {
+    let nodes = nodes_up()?;
+    println!("Three nodes are up and nothing is deployed. Go on with:");
+    println!("  scripts/demo.sh shell {}", nodes[1].name());
+    Ok(())
+}
+
+/// The whole demo.
+pub fn run() -> Result<()> {
+    let nodes = nodes_up()?;
+    let result = deploy(&nodes);
+    if result.is_err() {
+        nodes.iter().for_each(log_journal);
+    }
+    result
+}
+
+fn nodes_up() -> Result<Vec<Node>> {
+    let product = Product::of_this_build()?;
+    formation::require_product(&product)?;
+    let mut cluster = None;
+    phase::run("nodes' root filesystem", || {
+        cluster = Some(Cluster::ensure(CLUSTER, DEMO_SUBNET, None, &product)?);
+        Ok("")
+    })?;
+    let cluster = cluster.context("no cluster")?;
+    let running = cluster
+        .nodes()?
+        .iter()
+        .filter(|node| matches!(node.init(), Ok(Some(_))))
+        .count();
+    let mut nodes = Vec::new();
+    phase::run("nodes n1 n2 n3 up", || {
+        nodes = cluster.boot(NODES)?;
+        Ok(if running >= usize::from(NODES) {
+            "they were up already"
+        } else {
+            ""
+        })
+    })?;
+    let formed = phase::run("cluster formed", || {
+        let change = formation::form(&nodes)?;
+        formation::start_agents(&nodes)?;
+        Ok(remark(change, "it was formed already"))
+    });
+    if formed.is_err() {
+        nodes.iter().for_each(log_journal);
+    }
+    formed?;
+    if cluster.record().layers.first() != Some(&product.ensure_layer()?) {
+        println!("The nodes run an older build. For this one: scripts/demo.sh down, then again.");
+    }
+    Ok(nodes)
+}
+
+fn deploy(nodes: &[Node]) -> Result<()> {
+    let user = &nodes[1];
+    let change = write_wish(user)?;
+    watch(user)?;
+    println!(
+        "{}",
+        user.sh(&format!("dsm-agent status {NAME}"))?.trim_end()
+    );
+    show_replication(nodes, change)?;
+    if change == Change::Unchanged {
+        println!("\nEverything was in place: nothing was changed.");
+    }
+    say_how_to_go_on();
+    Ok(())
+}
+
+fn write_wish(user: &Node) -> Result<Change> {
+    let there = user.run(&["cat", WISH_PATH])?;
+    if there.status.success() && there.stdout_text().trim_end() == WISH {
+        return Ok(Change::Unchanged);
+    }
+    let line = format!("echo '{WISH}' > {WISH_PATH}");
+    println!("\nn2# {line}");
+    user.sh(&line)?;
+    Ok(Change::Changed)
+}
+
+/// Shows the agent's own live view until the deployment is Active.
+fn watch(user: &Node) -> Result<()> {
+    println!("n2# dsm-agent status {NAME} --watch");
+    let mut view = user.command(&["dsm-agent", "status", NAME, "--watch"])?;
+    let mut view = view.stdin(Stdio::null()).spawn()?;
+    let active = formation::wait_for_phase(user, NAME, "Active", limits::DEPLOYMENT_MAX);
+    // The view may have ended by itself at Active.
+    let _ = view.kill();
+    view.wait()?;
+    println!();
+    active.map(drop)
+}
+
+/// Writes a row at the primary, unless nothing was changed, and reads the last one at every standby.
+fn show_replication(nodes: &[Node], change: Change) -> Result<()> {
+    let primary = primary(nodes)?;
+    println!();
+    if change == Change::Changed {
+        let note = "written at the primary";
+        sql(
+            primary,
+            "CREATE TABLE IF NOT EXISTS demo (at timestamptz DEFAULT now(), note text)",
+        )?;
+        sql(
+            primary,
+            &format!("INSERT INTO demo (note) VALUES ('{note}')"),
+        )?;
+        println!("{}  wrote   {note}", primary.name());
+    }
+    let last = "SELECT note FROM demo ORDER BY at DESC LIMIT 1";
+    let expected = sql(primary, last)?;
+    for standby in nodes.iter().filter(|node| node.name() != primary.name()) {
+        let what = format!("the row to arrive on {}", standby.name());
+        system_tests::wait::wait_until(&what, limits::REPLICATION_MAX, || {
+            Ok(sql(standby, last)? == expected)
+        })?;
+        println!("{}  read    {}", standby.name(), expected.trim());
+    }
+    Ok(())
+}
+
+fn primary(nodes: &[Node]) -> Result<&Node> {
+    for node in nodes {
+        if sql(node, "SELECT pg_is_in_recovery()")?.trim() == "f" {
+            return Ok(node);
+        }
+    }
+    bail!("no node is primary, though the deployment is Active")
+}
+
+/// Runs a statement as the database's own administrator, over the local socket.
+fn sql(node: &Node, statement: &str) -> Result<String> {
+    let script = "exec runuser -u postgres -- /usr/lib/postgresql/15/bin/psql -X -A -t -q -v ON_ERROR_STOP=1 \
+                  -h \"$(echo /run/contextos-postgres-*)\" -d shop -c \"$0\"";
+    let finished = node.run(&["sh", "-c", script, statement])?;
+    if !finished.status.success() {
+        bail!(
+            "{statement:?} on {}: {}",
+            node.name(),
+            finished.stderr_text().trim()
+        );
+    }
+    Ok(finished.stdout_text())
+}
+
+fn log_journal(node: &Node) {
+    let script = "journalctl --no-pager -o short-precise -n 200 -u vfsd -u dsm-agent 2>&1
+                  cat /vfs/run/mid/*/status.txt 2>/dev/null || :";
+    let text = node.sh(script).unwrap_or_else(|error| format!("{error:#}"));
+    phase::log(&format!("--- {}\n{text}\n", node.name()));
+}
+
+fn say_how_to_go_on() {
+    println!("\nThe nodes stay up. Go on with:");
+    let hints = [
+        (
+            "shell n2",
+            "look around: ls /vfs, dsm-agent status, vfsd status",
+        ),
+        ("kill n2", "cut its power; then: scripts/demo.sh boot n2"),
+        ("cut n3", "cut its network; then: scripts/demo.sh heal n3"),
+        ("add n4", "an empty node joins by a token"),
+        ("exec n1 vfsd status", "the filesystem of one node"),
+        ("down", "take everything away"),
+    ];
+    for (command, what) in hints {
+        println!("  scripts/demo.sh {command:<22} {what}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn the_wish_is_one_json_document() {
+        let wish: Value = serde_json::from_str(WISH).unwrap();
+        assert_eq!(wish["driver"], "postgres");
+    }
+}

@@ -1,0 +1,135 @@
+//! A test cluster with the filesystem mounted on every node, and agents where a test asks for them.
+//!
+//! Invariant: when a test fails, the ends of the daemons' journals are printed with it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cluster::{Node, Product, TestCluster};
+use crate::formation;
+use crate::limits;
+use crate::wait::wait_until;
+
+/// Nodes that form one filesystem.
+#[derive(Debug)]
+pub struct Mounted {
+    nodes: Vec<Node>,
+    cluster: TestCluster,
+}
+
+impl Mounted {
+    /// Boots `count` nodes that form one filesystem; no agents.
+    ///
+    /// # Errors
+    /// If a program is not built, a node does not boot, or the members do not agree.
+    pub fn boot(count: u8) -> Result<Self> {
+        formation::require_product(&Product::of_this_build()?)?;
+        let cluster = TestCluster::boot(count)?;
+        let mounted = Self {
+            nodes: cluster.nodes()?,
+            cluster,
+        };
+        formation::form(&mounted.nodes)?;
+        Ok(mounted)
+    }
+
+    /// As [`Mounted::boot`], with an agent on each node.
+    ///
+    /// # Errors
+    /// As [`Mounted::boot`], or if an agent does not become ready.
+    pub fn boot_with_agents(count: u8) -> Result<Self> {
+        let mounted = Self::boot(count)?;
+        formation::start_agents(&mounted.nodes)?;
+        Ok(mounted)
+    }
+
+    /// The nodes, in order.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The first three nodes.
+    ///
+    /// # Errors
+    /// If there are fewer.
+    pub fn three(&self) -> Result<[&Node; 3]> {
+        let [first, second, third, ..] = self.nodes.as_slice() else {
+            bail!("fewer than three nodes")
+        };
+        Ok([first, second, third])
+    }
+
+    /// The cluster of nodes below.
+    pub fn cluster(&self) -> &TestCluster {
+        &self.cluster
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for node in &self.nodes {
+            let journal =
+                node.sh("journalctl --no-pager -o short-precise -n 40 -u vfsd -u dsm-agent");
+            eprintln!(
+                "--- {}\n{}",
+                node.name(),
+                journal.unwrap_or_else(|error| format!("{error:#}"))
+            );
+        }
+    }
+}
+
+/// Waits until `node` has applied everything that was committed anywhere before the call.
+///
+/// # Errors
+/// If the barrier fails.
+pub fn barrier(node: &Node) -> Result<()> {
+    node.sh("sync /vfs/.vfs")
+        .map(drop)
+        .with_context(|| format!("no barrier on {}", node.name()))
+}
+
+/// Kills the vfsd of `node` without warning, and waits until its service manager has brought it back.
+///
+/// # Errors
+/// If it does not come back.
+pub fn kill_vfsd(node: &Node) -> Result<()> {
+    let pid = || node.sh("systemctl show -P MainPID vfsd");
+    let before = pid()?;
+    node.sh("systemctl kill --signal=KILL vfsd")?;
+    wait_until(
+        "vfsd to be started again",
+        limits::CLUSTER_READY_MAX,
+        || {
+            let now = pid()?;
+            Ok(now != before && now.trim() != "0" && is_ready(node)?)
+        },
+    )?;
+    formation::wait_for_leader(node).map(drop)
+}
+
+fn is_ready(node: &Node) -> Result<bool> {
+    let state = node.run(&["systemctl", "is-active", "vfsd"])?;
+    Ok(state.stdout_text().trim() == "active")
+}
+
+/// Runs a script that must fail with `message` on its standard error, within `limit`.
+///
+/// # Errors
+/// If it succeeds, says something else, or takes longer.
+pub fn refused(node: &Node, script: &str, message: &str, limit: Duration) -> Result<()> {
+    let finished = node.run_within(&["bash", "-c", script], &[], limit)?;
+    let said = finished.stderr_text();
+    if finished.status.success() || !said.contains(message) {
+        bail!(
+            "{script:?} on {} ended with {} and said {said:?}, not {message:?}",
+            node.name(),
+            finished.status
+        );
+    }
+    Ok(())
+}
