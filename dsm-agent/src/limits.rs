@@ -77,6 +77,16 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// How often locks, presence and the mount are looked at.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long a step goes on while its fence cannot be read. A node refuses its own guarded writes 7.5 s after the last
+/// renewal and loses its session after 10 s; stopping must be over before that.
+pub const FENCE_UNSEEN_MAX: Duration = Duration::from_secs(5);
+
+/// How long a stopping agent waits for its steps to notice.
+pub const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Delay before a status is written, so that a burst of changes is one write and never delays a step.
+pub const STATUS_DELAY: Duration = Duration::from_millis(50);
+
 /// Shortest time between two writes of one deployment's status.
 pub const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 

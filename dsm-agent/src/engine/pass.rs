@@ -223,7 +223,8 @@ impl<'a> Pass<'a> {
     fn is_worth_planning(&self) -> bool {
         let nothing_wished = matches!(self.view.wish, WishFile::Absent | WishFile::Emptied);
         let nothing_known = self.view.record.is_none() && self.view.generation.is_none();
-        !(nothing_wished && nothing_known) && !self.is_gone()
+        let nothing = nothing_wished && nothing_known;
+        !nothing && !self.is_gone()
     }
 
     /// This node's place among those that may plan: those that take part and have presence, else all that have.

@@ -84,7 +84,14 @@ impl Pass<'_> {
     }
 
     fn accept(&mut self, document: &WishDocument, desired: Desired, fence: u64) {
-        let before = self.view.record.as_ref();
+        // What lives on under another name keeps its uid there: the same name again is a new deployment.
+        let moved_on = self.view.record.as_ref().filter(|record| {
+            record
+                .removal
+                .as_ref()
+                .is_some_and(|removal| removal.successor.is_some())
+        });
+        let before = self.view.record.as_ref().filter(|_| moved_on.is_none());
         let digest = desired.spec.digest();
         if let Some(before) = before
             && before.spec.driver != desired.spec.driver
@@ -105,6 +112,10 @@ impl Pass<'_> {
         let uid = match (before, adoptable) {
             (Some(before), _) => before.uid.clone(),
             (None, Some(old)) => old.record.uid.clone(),
+            (None, None) if moved_on.is_some() => {
+                let uid = new_uid(&self.cluster.cluster, fence);
+                format!("{uid}r{}", document.revision)
+            }
             (None, None) => new_uid(&self.cluster.cluster, fence),
         };
         let record = WishRecord {

@@ -1,0 +1,494 @@
+//! The record below `/run`: reads it into views, writes its files.
+//!
+//! Invariants: a file that is empty is not there yet (its creation and its content are two commits); what cannot be read
+//! becomes a trouble of that deployment and never stops another; intents and plans never change, so they are kept.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::paths;
+use super::shared_tree::{EntryKind, SharedTree, TreeError};
+use super::wish_index::WishIndex;
+use crate::engine::action::PLANNER_LOCK;
+use crate::engine::desired::Desired;
+use crate::engine::document::{self, Format};
+use crate::engine::id::{DeploymentId, FileKind, Generation, classify};
+use crate::engine::log::NodeLog;
+use crate::engine::record::{
+    Claims, FORMAT, FormatHead, GenerationResult, Intent, NodeRecord, Observed, PlanRecord,
+    Request, SealedSecret, Trouble, WishRecord,
+};
+use crate::engine::view::{
+    ClusterView, GenerationView, View, WishDocument, WishFile, WishRecordOf,
+};
+use crate::limits::{GENERATIONS_SHOWN_MAX, SECRETS_MAX};
+
+/// See the head of this file.
+pub struct RunStore {
+    tree: Arc<dyn SharedTree>,
+    kept: Mutex<BTreeMap<DeploymentId, (Intent, PlanRecord)>>,
+}
+
+/// A record that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The tree refused.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// It is no record of this version.
+    #[error("{path}: {reason}")]
+    Broken {
+        /// Which file.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl RunStore {
+    /// The record in `tree`.
+    pub fn new(tree: Arc<dyn SharedTree>) -> Self {
+        Self {
+            tree,
+            kept: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    /// The tree.
+    pub fn tree(&self) -> &Arc<dyn SharedTree> {
+        &self.tree
+    }
+
+    /// Everything that a decision about `id` rests on.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the tree does not answer; broken records are part of the view.
+    pub fn view(
+        &self,
+        id: &DeploymentId,
+        round: u32,
+        now: String,
+        index: &WishIndex,
+    ) -> Result<View, TreeError> {
+        let mut broken = Vec::new();
+        let wish = self.wish_file(id)?;
+        let record = note(self.wish_record(id), &mut broken)?.flatten();
+        let generation = note(self.newest_generation(id), &mut broken)?.flatten();
+        let planner = self.tree.lock_view(&paths::lock(id, PLANNER_LOCK))?;
+        let adoptable = match (&wish, &record) {
+            (WishFile::Present(document), None) => self.adoptable(id, document.inode, index)?,
+            _ => None,
+        };
+        let successor = match (&wish, &record) {
+            (WishFile::Absent, Some(record)) => self.successor(id, record.inode, index)?,
+            _ => None,
+        };
+        Ok(View {
+            id: id.clone(),
+            round,
+            now,
+            wish,
+            record,
+            generation,
+            observed: self.observations(id)?,
+            requests: self.open_requests(id)?,
+            secrets: self.secret_recipients(id)?,
+            planner,
+            adoptable,
+            successor,
+            broken,
+        })
+    }
+
+    /// What lies under a deployment's name in `/mid` or `/ctx`.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the tree does not answer.
+    pub fn wish_file(&self, id: &DeploymentId) -> Result<WishFile, TreeError> {
+        let mut found = Vec::new();
+        for (ending, format) in Format::ENDINGS {
+            let path = format!("{id}{ending}");
+            if let Some(committed) = self.tree.read(&path)? {
+                found.push((path, format, committed));
+            }
+        }
+        if found.is_empty() {
+            return Ok(WishFile::Absent);
+        }
+        if let FileKind::Refused(_, reason) = classify(&found[0].0) {
+            let hint = "rename the file";
+            return Ok(WishFile::Refused(vec![Trouble::blocks(reason, hint)]));
+        }
+        found.retain(|(_, _, committed)| !committed.bytes.is_empty());
+        if found.len() > 1 {
+            let names: Vec<_> = found.iter().map(|(path, ..)| format!("/{path}")).collect();
+            let reason = format!("{} are wishes of one deployment", names.join(" and "));
+            return Ok(WishFile::Refused(vec![Trouble::blocks(
+                reason,
+                "remove all but one",
+            )]));
+        }
+        let Some((_, format, committed)) = found.pop() else {
+            return Ok(WishFile::Emptied);
+        };
+        let desired = document::decode(format, &committed.bytes)
+            .map_err(|fault| vec![fault])
+            .and_then(|document| Desired::from_document(&document));
+        Ok(WishFile::Present(WishDocument {
+            revision: committed.revision,
+            inode: committed.inode,
+            author: format!("uid {}", committed.uid),
+            desired,
+        }))
+    }
+
+    /// `plans/wish.json`.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn wish_record(&self, id: &DeploymentId) -> Result<Option<WishRecord>, RecordError> {
+        self.json(&paths::wish_record(id))
+    }
+
+    /// A record whose file is gone and whose inode the new wish has.
+    fn adoptable(
+        &self,
+        id: &DeploymentId,
+        inode: u64,
+        index: &WishIndex,
+    ) -> Result<Option<WishRecordOf>, TreeError> {
+        for orphan in index.orphans().filter(|orphan| *orphan != id) {
+            let Ok(Some(record)) = self.wish_record(orphan) else {
+                continue;
+            };
+            let free = record.removal.is_none();
+            if record.inode == inode && free && self.wish_file(orphan)? == WishFile::Absent {
+                return Ok(Some(WishRecordOf {
+                    id: orphan.clone(),
+                    record,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    fn successor(
+        &self,
+        id: &DeploymentId,
+        inode: u64,
+        index: &WishIndex,
+    ) -> Result<Option<(DeploymentId, bool)>, TreeError> {
+        let Some(other) = index.by_inode(inode).filter(|other| *other != id) else {
+            return Ok(None);
+        };
+        let adopted = match self.wish_record(other) {
+            Ok(record) => record.is_some_and(|record| record.adopted_from.as_ref() == Some(id)),
+            Err(RecordError::Tree(error)) => return Err(error),
+            Err(RecordError::Broken { .. }) => false,
+        };
+        Ok(Some((other.clone(), adopted)))
+    }
+
+    /// Numbers of all generations, ascending.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn generations(&self, id: &DeploymentId) -> Result<Vec<Generation>, TreeError> {
+        let entries = self.tree.list(&paths::plans(id))?;
+        let directories = entries
+            .iter()
+            .filter(|entry| entry.kind == EntryKind::Directory);
+        let mut numbers: Vec<_> = directories
+            .filter_map(|entry| Generation::from_directory(&entry.name))
+            .collect();
+        let surplus = numbers.len().saturating_sub(GENERATIONS_SHOWN_MAX);
+        numbers.drain(..surplus);
+        Ok(numbers)
+    }
+
+    fn newest_generation(&self, id: &DeploymentId) -> Result<Option<GenerationView>, RecordError> {
+        match self.generations(id)?.pop() {
+            Some(number) => self.generation(id, number).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// One generation with all its logs.
+    ///
+    /// # Errors
+    /// [`RecordError`] naming the file that cannot be used.
+    pub fn generation(
+        &self,
+        id: &DeploymentId,
+        number: Generation,
+    ) -> Result<GenerationView, RecordError> {
+        let (intent, plan) = self.intent_and_plan(id, number)?;
+        let result: Option<GenerationResult> =
+            self.json(&paths::generation_file(id, number, "result.json"))?;
+        let mut logs = BTreeMap::new();
+        for entry in self.tree.list(&format!("run/{id}/log"))? {
+            let path = paths::log(id, &entry.name, number);
+            let Some(committed) = self.tree.read(&path)? else {
+                continue;
+            };
+            let log = NodeLog::parse(&plan.digest, &committed.bytes).map_err(|error| {
+                RecordError::Broken {
+                    path,
+                    reason: error_text(&error),
+                }
+            })?;
+            logs.insert(entry.name, log);
+        }
+        Ok(GenerationView {
+            intent,
+            plan,
+            result,
+            logs,
+        })
+    }
+
+    fn intent_and_plan(
+        &self,
+        id: &DeploymentId,
+        number: Generation,
+    ) -> Result<(Intent, PlanRecord), RecordError> {
+        if let Some((intent, plan)) = self.kept().get(id)
+            && intent.generation == number
+        {
+            return Ok((intent.clone(), plan.clone()));
+        }
+        let missing = |path: String| RecordError::Broken {
+            path,
+            reason:
+                "is missing; the generation was put in place as a whole, so it was removed since"
+                    .to_owned(),
+        };
+        let path = paths::generation_file(id, number, "intent.json");
+        let intent: Intent = self.json(&path)?.ok_or_else(|| missing(path))?;
+        let path = paths::generation_file(id, number, "plan.json");
+        let plan: PlanRecord = self.json(&path)?.ok_or_else(|| missing(path))?;
+        self.kept()
+            .insert(id.clone(), (intent.clone(), plan.clone()));
+        Ok((intent, plan))
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, BTreeMap<DeploymentId, (Intent, PlanRecord)>> {
+        // A panic elsewhere leaves whole entries only.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets what was kept: after a new mount the tree may be another one.
+    pub fn forget(&self) {
+        self.kept().clear();
+    }
+
+    /// This node's log of a generation, as far as it goes.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn own_log(
+        &self,
+        id: &DeploymentId,
+        node: &str,
+        number: Generation,
+    ) -> Result<NodeLog, RecordError> {
+        let (_, plan) = self.intent_and_plan(id, number)?;
+        let path = paths::log(id, node, number);
+        match self.tree.read(&path)? {
+            None => Ok(NodeLog::empty(&plan.digest)),
+            Some(committed) => NodeLog::parse(&plan.digest, &committed.bytes).map_err(|error| {
+                RecordError::Broken {
+                    path,
+                    reason: error_text(&error),
+                }
+            }),
+        }
+    }
+
+    /// All observations that can be read; a broken one is as good as none, its node writes it again.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn observations(&self, id: &DeploymentId) -> Result<BTreeMap<String, Observed>, TreeError> {
+        let mut found = BTreeMap::new();
+        for entry in self.tree.list(&paths::observed_dir(id))? {
+            let Some(node) = entry.name.strip_suffix(".json") else {
+                continue;
+            };
+            match self.json::<Observed>(&paths::observed(id, node)) {
+                Ok(Some(observed)) => {
+                    found.insert(node.to_owned(), observed);
+                }
+                Ok(None) | Err(RecordError::Broken { .. }) => {}
+                Err(RecordError::Tree(error)) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Requests that have no note yet. One that cannot be read is none: its writer sees it unanswered.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn open_requests(&self, id: &DeploymentId) -> Result<BTreeMap<String, Request>, TreeError> {
+        let mut open = BTreeMap::new();
+        let entries = self.tree.list(&paths::requests(id))?;
+        if entries.is_empty() {
+            return Ok(open);
+        }
+        let notes: BTreeSet<String> = self
+            .tree
+            .list(&paths::request_notes(id))?
+            .into_iter()
+            .map(|entry| entry.name)
+            .collect();
+        for entry in entries
+            .into_iter()
+            .filter(|entry| !notes.contains(&entry.name))
+        {
+            let Some(uuid) = entry.name.strip_suffix(".json") else {
+                continue;
+            };
+            let path = format!("{}/{}", paths::requests(id), entry.name);
+            if let Ok(Some(request)) = self.json::<Request>(&path) {
+                open.insert(uuid.to_owned(), request);
+            }
+        }
+        Ok(open)
+    }
+
+    fn secret_recipients(
+        &self,
+        id: &DeploymentId,
+    ) -> Result<BTreeMap<String, BTreeSet<String>>, TreeError> {
+        let mut found = BTreeMap::new();
+        for entry in self
+            .tree
+            .list(&paths::secrets(id))?
+            .into_iter()
+            .take(SECRETS_MAX)
+        {
+            if let Ok(Some(secret)) = self.json::<SealedSecret>(&paths::secret(id, &entry.name)) {
+                found.insert(entry.name, secret.recipients.into_keys().collect());
+            }
+        }
+        Ok(found)
+    }
+
+    /// What is known of the cluster: members, presence, facts, this node's claims.
+    ///
+    /// # Errors
+    /// [`RecordError`] when members or claims cannot be read; a broken node record is left out.
+    pub fn cluster(&self, node: &str) -> Result<ClusterView, RecordError> {
+        let members: Value = self.json_any(paths::MEMBERS)?.unwrap_or(Value::Null);
+        let names = members
+            .get("members")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten();
+        let mut view = ClusterView {
+            cluster: text(&members, "cluster"),
+            members: names.map(|member| text(member, "name")).collect(),
+            claims: self.json(&paths::claims(node))?.unwrap_or(Claims {
+                format: FORMAT,
+                ..Claims::default()
+            }),
+            ..ClusterView::default()
+        };
+        for entry in self.tree.list(paths::AGENTS)? {
+            if let Some(fence) = self.tree.fence(&paths::presence(&entry.name))? {
+                view.presence.insert(entry.name, fence);
+            }
+        }
+        for name in &view.members {
+            if let Ok(Some(record)) = self.json::<NodeRecord>(&paths::node_record(name)) {
+                view.facts.insert(name.clone(), record.facts);
+            }
+        }
+        Ok(view)
+    }
+
+    /// A record of this version or an older one; `None` if it is absent or empty.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn json<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, RecordError> {
+        let Some(committed) = self
+            .tree
+            .read(path)?
+            .filter(|found| !found.bytes.is_empty())
+        else {
+            return Ok(None);
+        };
+        let broken = |reason| RecordError::Broken {
+            path: path.to_owned(),
+            reason,
+        };
+        let head: FormatHead = serde_json::from_slice(&committed.bytes)
+            .map_err(|error| broken(format!("is not a record: {error}")))?;
+        if head.format > FORMAT {
+            return Err(broken(format!(
+                "has format {}, this agent reads up to {FORMAT}: upgrade dsm-agent",
+                head.format
+            )));
+        }
+        serde_json::from_slice(&committed.bytes)
+            .map(Some)
+            .map_err(|error| broken(format!("is not what it should be: {error}")))
+    }
+
+    /// A document of vfsd, which has no format number.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn json_any(&self, path: &str) -> Result<Option<Value>, RecordError> {
+        let Some(committed) = self.tree.read(path)? else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&committed.bytes)
+            .map(Some)
+            .map_err(|error| RecordError::Broken {
+                path: path.to_owned(),
+                reason: format!("is not JSON: {error}"),
+            })
+    }
+}
+
+/// The message with all its causes.
+pub fn error_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
+
+/// A text field of a document, empty if it is missing.
+pub fn text(document: &Value, key: &str) -> String {
+    document
+        .get(key)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn note<T>(
+    result: Result<T, RecordError>,
+    broken: &mut Vec<Trouble>,
+) -> Result<Option<T>, TreeError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(RecordError::Tree(error)) => Err(error),
+        Err(RecordError::Broken { path, reason }) => {
+            let hint = "restore the file, or move the record's directory away: the next pass observes and plans anew";
+            broken.push(Trouble::blocks(format!("/{path} {reason}"), hint));
+            Ok(None)
+        }
+    }
+}

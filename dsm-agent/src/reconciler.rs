@@ -1,0 +1,517 @@
+//! One agent's passes: read a deployment, let the engine decide, perform, again until nothing is to do.
+//!
+//! Invariants: a directory is watched before it is read; at most one pass a deployment at a time (`agent.rs` sees to
+//! it); what the tree refuses is told to the engine and tried again later, and never stops another deployment.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::clock;
+use crate::engine::action::{Action, TimerKey};
+use crate::engine::core::Engine;
+use crate::engine::event::Event;
+use crate::engine::id::{DeploymentId, FileKind, classify};
+use crate::engine::record::Status;
+use crate::engine::view::{ClusterView, View, WishFile};
+use crate::host::executor::Executor;
+use crate::limits::ROUNDS_A_PASS_MAX;
+use crate::mount::paths;
+use crate::mount::performer::{PerformError, Performed, Performer};
+use crate::mount::run_store::{RecordError, RunStore, error_text};
+use crate::mount::shared_tree::{LockAttempt, TreeError};
+use crate::mount::watcher::{TreeWatcher, base_directories};
+use crate::mount::wish_index::WishIndex;
+
+/// What a pass asks of the loop.
+#[derive(Debug)]
+pub enum Order {
+    /// Look at this deployment now.
+    Look(DeploymentId),
+    /// Look at it a little later.
+    LookLater(DeploymentId),
+    /// Tell the engine when this time has passed.
+    Timer(TimerKey, Duration),
+    /// Write this status soon.
+    Status(Box<Status>),
+}
+
+/// How a pass ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PassEnd {
+    /// Nothing is to do until something happens.
+    Quiet,
+    /// It is to be looked at again at once.
+    Again,
+    /// The tree refused something: again later.
+    Refused,
+}
+
+/// See the head of this file.
+pub struct Reconciler {
+    node: String,
+    store: Arc<RunStore>,
+    performer: Performer,
+    executor: Arc<Executor>,
+    orders: UnboundedSender<Order>,
+    engine: Mutex<Engine>,
+    cluster: Mutex<ClusterView>,
+    index: Mutex<WishIndex>,
+    /// Locks that are held, with the fence they were granted.
+    locks: Mutex<BTreeMap<(DeploymentId, String), u64>>,
+    presence: Mutex<Option<u64>>,
+    watcher: Mutex<Option<TreeWatcher>>,
+    /// Directories watched for each deployment.
+    watched: Mutex<BTreeMap<DeploymentId, BTreeSet<String>>>,
+    is_stopping: std::sync::atomic::AtomicBool,
+}
+
+/// What a reconciler is made of.
+pub struct ReconcilerParts {
+    /// This node.
+    pub node: String,
+    /// The record.
+    pub store: Arc<RunStore>,
+    /// Performs actions.
+    pub performer: Performer,
+    /// Runs drivers.
+    pub executor: Arc<Executor>,
+    /// Where orders go.
+    pub orders: UnboundedSender<Order>,
+    /// Decides.
+    pub engine: Engine,
+}
+
+impl Reconciler {
+    /// Knows nothing yet.
+    pub fn new(parts: ReconcilerParts) -> Self {
+        Self {
+            node: parts.node,
+            store: parts.store,
+            performer: parts.performer,
+            executor: parts.executor,
+            orders: parts.orders,
+            engine: Mutex::new(parts.engine),
+            cluster: Mutex::default(),
+            index: Mutex::default(),
+            locks: Mutex::default(),
+            presence: Mutex::default(),
+            watcher: Mutex::default(),
+            watched: Mutex::default(),
+            is_stopping: std::sync::atomic::AtomicBool::new(false),
+        }
+    }
+
+    /// Uses these watches from now on; all directories are watched anew.
+    pub fn set_watcher(&self, watcher: TreeWatcher) {
+        lock(&self.watched).clear();
+        *lock(&self.watcher) = Some(watcher);
+    }
+
+    /// Passes an event to the engine and its wishes for reading on.
+    pub fn tell(&self, event: Event) {
+        let actions = lock(&self.engine).on_event(event);
+        for action in actions {
+            if let Action::Read(id) = action {
+                self.order(Order::Look(id));
+            }
+        }
+    }
+
+    fn order(&self, order: Order) {
+        // The receiver ends with the agent.
+        let _ = self.orders.send(order);
+    }
+
+    /// One pass. Blocks as long as the tree does.
+    pub fn pass(&self, id: &DeploymentId) -> PassEnd {
+        if self.is_stopping.load(std::sync::atomic::Ordering::Acquire) {
+            return PassEnd::Quiet;
+        }
+        let mut has_scanned = false;
+        let mut round = 0;
+        for _ in 0..ROUNDS_A_PASS_MAX {
+            let index = lock(&self.index).clone();
+            let view = match self.store.view(id, round, clock::now(), &index) {
+                Ok(view) => view,
+                Err(error) => return self.refused(id, Vec::new(), &error),
+            };
+            if self.watch(&view) {
+                continue;
+            }
+            // Whether a wish is new or came from another name shows only in an index that is newer than the wish.
+            if !has_scanned && needs_index(&view) {
+                has_scanned = true;
+                match self.scan() {
+                    Ok(()) => continue,
+                    Err(error) => return self.refused(id, Vec::new(), &error),
+                }
+            }
+            let actions = lock(&self.engine).on_event(Event::View(Box::new(view)));
+            if actions.is_empty() {
+                return PassEnd::Quiet;
+            }
+            round += 1;
+            if let Err((error, rest)) = self.perform_all(actions) {
+                return self.refused(id, rest, error.as_ref());
+            }
+        }
+        PassEnd::Again
+    }
+
+    fn refused(
+        &self,
+        id: &DeploymentId,
+        actions: Vec<Action>,
+        error: &(dyn std::error::Error + 'static),
+    ) -> PassEnd {
+        let reason = error_text(error);
+        tracing::warn!(deployment = %id, %reason, "the tree refused; it is tried again");
+        self.tell(Event::NotPerformed {
+            deployment: id.clone(),
+            actions,
+            reason,
+        });
+        PassEnd::Refused
+    }
+
+    fn perform_all(&self, actions: Vec<Action>) -> Result<(), (Box<PerformError>, Vec<Action>)> {
+        let mut rest: std::collections::VecDeque<Action> = actions.into();
+        while let Some(action) = rest.front().cloned() {
+            let cluster = lock(&self.cluster).clone();
+            tracing::debug!(?action, "perform");
+            match self.performer.perform(action, &cluster, &clock::now()) {
+                Ok(performed) => self.take(performed),
+                Err(error) => return Err((Box::new(error), rest.into())),
+            }
+            if let Some(Action::ReleaseLock {
+                deployment,
+                lock: name,
+            }) = rest.pop_front()
+            {
+                lock(&self.locks).remove(&(deployment, name));
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&self, performed: Performed) {
+        match performed {
+            Performed::Done => {}
+            Performed::Event(event) => {
+                match event.as_ref() {
+                    Event::LockGranted {
+                        deployment,
+                        lock: name,
+                        fence,
+                    } => {
+                        lock(&self.locks).insert((deployment.clone(), name.clone()), *fence);
+                    }
+                    Event::Cluster(cluster) => *lock(&self.cluster) = cluster.clone(),
+                    _ => {}
+                }
+                // The pass that is under way reads again; others hear of it.
+                self.tell(*event);
+            }
+            Performed::Handed(action) => self.hand_on(*action),
+        }
+    }
+
+    fn hand_on(&self, action: Action) {
+        match action {
+            Action::Read(id) => self.order(Order::Look(id)),
+            Action::SetTimer { key, after } => self.order(Order::Timer(key, after)),
+            Action::WriteStatus(status) => self.order(Order::Status(status)),
+            Action::Observe {
+                driver,
+                scope,
+                answers,
+            } => {
+                self.executor.observe(driver, *scope, answers);
+            }
+            Action::StartStep(start) => self.executor.start(*start),
+            Action::CancelStep {
+                deployment,
+                generation,
+                step,
+            } => {
+                self.executor.cancel(&deployment, generation, &step);
+            }
+            _ => {}
+        }
+    }
+
+    /// Writes a status; the engine hands it out again if the tree refuses.
+    pub fn write_status(&self, status: &Status) -> PassEnd {
+        match self.performer.write_status(status, &clock::now()) {
+            Ok(()) => PassEnd::Quiet,
+            Err(error) => {
+                let actions = vec![Action::WriteStatus(Box::new(status.clone()))];
+                self.refused(&status.deployment, actions, &error)
+            }
+        }
+    }
+
+    /// Reads which deployments there are and asks for a look at those that came, went or moved.
+    ///
+    /// # Errors
+    /// [`TreeError`]: the index stays as it was.
+    pub fn scan(&self) -> Result<(), TreeError> {
+        let fresh = WishIndex::scan(self.store.tree().as_ref())?;
+        if fresh.is_cut {
+            tracing::error!(
+                "there are more wishes than this agent looks after; the rest is left alone"
+            );
+        }
+        let base = base_directories(&fresh.folders);
+        let before = {
+            let mut index = lock(&self.index);
+            std::mem::replace(&mut *index, fresh.clone())
+        };
+        let added = self.rewatch(&base);
+        for id in fresh.all().union(&before.all()) {
+            let moved = fresh.wishes.get(id) != before.wishes.get(id)
+                || fresh.records.contains(id) != before.records.contains(id);
+            if moved {
+                self.order(Order::Look(id.clone()));
+            }
+        }
+        if added {
+            // Something may have been made in a new directory before it was watched.
+            return self.scan();
+        }
+        Ok(())
+    }
+
+    /// Asks for a look at every deployment.
+    pub fn look_at_all(&self) {
+        for id in lock(&self.index).all() {
+            self.order(Order::Look(id));
+        }
+    }
+
+    /// Watches what the view's deployment consists of; true if a watch is new, so that it has to be read again.
+    fn watch(&self, view: &View) -> bool {
+        let id = &view.id;
+        let record = paths::record(id);
+        let mut wanted: BTreeSet<String> = ["plans", "observed", "requests", "log"]
+            .iter()
+            .map(|name| format!("{record}/{name}"))
+            .collect();
+        // The folders above tell when the record comes into being.
+        let mut above = record.as_str();
+        while let Some((parent, _)) = above.rsplit_once('/') {
+            wanted.insert(above.to_owned());
+            above = parent;
+        }
+        wanted.insert(paths::lock_dir(id));
+        let mut nodes: BTreeSet<&String> = view.observed.keys().collect();
+        if let Some(generation) = &view.generation {
+            nodes.extend(&generation.intent.participants);
+            nodes.extend(generation.logs.keys());
+        }
+        wanted.extend(nodes.into_iter().map(|node| paths::log_dir(id, node)));
+        lock(&self.watched).insert(id.clone(), wanted);
+        let base = base_directories(&lock(&self.index).folders);
+        self.rewatch(&base)
+    }
+
+    fn rewatch(&self, base: &BTreeSet<String>) -> bool {
+        let mut wanted = base.clone();
+        for directories in lock(&self.watched).values() {
+            wanted.extend(directories.iter().cloned());
+        }
+        lock(&self.watcher)
+            .as_mut()
+            .is_some_and(|watcher| watcher.watch(&wanted))
+    }
+
+    /// Acts on a change at `path`.
+    pub fn on_path(&self, path: &str) {
+        if let Some(watcher) = lock(&self.watcher).as_mut() {
+            watcher.forget_if_gone(path);
+        }
+        let top = path.split('/').next().unwrap_or_default();
+        if paths::WISH_ROOTS.contains(&top) {
+            if let FileKind::Wish(id, _) | FileKind::Refused(id, _) = classify(path) {
+                self.order(Order::Look(id));
+            }
+            if let Err(error) = self.scan() {
+                tracing::warn!(
+                    reason = error_text(&error),
+                    "the wishes could not be listed"
+                );
+            }
+        } else if path.starts_with(paths::AGENTS) {
+            self.refresh_cluster();
+        } else {
+            self.look_at_path(path);
+        }
+    }
+
+    /// The deployments whose record or locks lie at, above or below `path`.
+    fn look_at_path(&self, path: &str) {
+        let rest = path
+            .strip_prefix("run/")
+            .or_else(|| path.strip_prefix("lk/dsm/"));
+        let Some(rest) = rest else {
+            return;
+        };
+        let covers = |outer: &str, inner: &str| {
+            inner
+                .strip_prefix(outer)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        for id in lock(&self.index).all() {
+            if covers(id.as_str(), rest) || covers(rest, id.as_str()) {
+                self.order(Order::Look(id));
+            }
+        }
+    }
+
+    /// Reads members, presence and facts.
+    pub fn refresh_cluster(&self) {
+        match self.store.cluster(&self.node) {
+            Ok(cluster) => {
+                *lock(&self.cluster) = cluster.clone();
+                self.tell(Event::Cluster(cluster));
+            }
+            Err(error) => {
+                tracing::warn!(reason = error_text(&error), "the members could not be read");
+            }
+        }
+    }
+
+    /// Looks at fences, locks, presence and members. Blocks as long as the tree does.
+    pub fn heartbeat(&self) {
+        self.executor.look_at_fences();
+        self.check_locks();
+        if let Err(error) = self.ensure_presence() {
+            tracing::warn!(
+                reason = error_text(&error),
+                "no presence: this node takes no part"
+            );
+        }
+        self.refresh_cluster();
+    }
+
+    fn check_locks(&self) {
+        let held: Vec<_> = lock(&self.locks)
+            .iter()
+            .map(|(key, fence)| (key.clone(), *fence))
+            .collect();
+        for ((deployment, name), fence) in held {
+            let path = paths::lock(&deployment, &name);
+            if !matches!(self.store.tree().fence(&path), Ok(Some(now)) if now == fence) {
+                self.lose(deployment, name);
+            }
+        }
+    }
+
+    fn lose(&self, deployment: DeploymentId, name: String) {
+        tracing::warn!(%deployment, lock = name, "a lock was lost");
+        self.store.tree().forget(&paths::lock(&deployment, &name));
+        lock(&self.locks).remove(&(deployment.clone(), name.clone()));
+        self.tell(Event::LockLost {
+            deployment,
+            lock: name,
+        });
+    }
+
+    /// Takes the presence lock unless it is held.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn ensure_presence(&self) -> Result<(), TreeError> {
+        if self.is_stopping.load(std::sync::atomic::Ordering::Acquire) {
+            return Ok(());
+        }
+        let path = paths::presence(&self.node);
+        let tree = self.store.tree();
+        let mut presence = lock(&self.presence);
+        if let Some(fence) = *presence {
+            if tree.fence(&path)? == Some(fence) {
+                return Ok(());
+            }
+            tree.forget(&path);
+            *presence = None;
+        }
+        if let LockAttempt::Granted(fence) = tree.try_lock(&path)? {
+            tracing::info!(fence, "presence taken");
+            *presence = Some(fence);
+        }
+        Ok(())
+    }
+
+    /// After a new mount: nothing that was held or watched is any more.
+    pub fn reopen(&self) {
+        self.store.forget();
+        let held: Vec<_> = lock(&self.locks).keys().cloned().collect();
+        for (deployment, name) in held {
+            self.lose(deployment, name);
+        }
+        self.store.tree().forget(&paths::presence(&self.node));
+        *lock(&self.presence) = None;
+    }
+
+    /// Lets all locks go, presence last.
+    pub fn stop(&self) {
+        self.is_stopping
+            .store(true, std::sync::atomic::Ordering::Release);
+        let held: Vec<_> = lock(&self.locks).keys().cloned().collect();
+        for (deployment, name) in held {
+            self.release(&paths::lock(&deployment, &name));
+        }
+        self.release(&paths::presence(&self.node));
+    }
+
+    fn release(&self, path: &str) {
+        if let Err(error) = self.store.tree().release(path) {
+            tracing::warn!(
+                reason = error_text(&error),
+                "a lock was not released; it ends by itself"
+            );
+        }
+    }
+
+    /// The record.
+    pub fn store(&self) -> &Arc<RunStore> {
+        &self.store
+    }
+
+    /// Writes a file of this node's own if its content differs.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn write_node_file(&self, path: &str, bytes: &[u8]) -> Result<(), RecordError> {
+        let tree = self.store.tree();
+        if tree.read(path)?.is_some_and(|now| now.bytes == bytes) {
+            return Ok(());
+        }
+        Ok(tree.write(path, bytes)?)
+    }
+}
+
+fn needs_index(view: &View) -> bool {
+    match view.wish {
+        WishFile::Present(_) => view.record.is_none(),
+        WishFile::Absent => view
+            .record
+            .as_ref()
+            .is_some_and(|record| record.removal.is_none()),
+        WishFile::Emptied | WishFile::Refused(_) => false,
+    }
+}
+
+/// No method leaves what a mutex protects half changed, so a panic elsewhere does not poison it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where the agent keeps what must not lie in the tree.
+pub fn default_state_dir() -> PathBuf {
+    PathBuf::from("/var/lib/dsm-agent")
+}
