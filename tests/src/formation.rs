@@ -2,8 +2,6 @@
 //!
 //! Invariants: every step looks first whether it is done; only command lines and files of the product are used.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
@@ -185,24 +183,6 @@ fn voters(node: &Node) -> Result<usize> {
         .iter()
         .filter(|member| member["role"] == "voter")
         .count())
-}
-
-/// Waits until the deployment `name` is in `phase`, as its own record says on `node`.
-///
-/// # Errors
-/// If that does not come within `limit`; the message holds what the record says instead.
-pub fn wait_for_phase(node: &Node, name: &str, phase: &str, limit: Duration) -> Result<Value> {
-    let path = format!("/vfs/run/{name}/status.json");
-    let mut last = String::from("no record yet");
-    let result = wait_for(&format!("{name} to be {phase}"), limit, || {
-        let finished = node.run(&["cat", &path])?;
-        let Ok(status) = serde_json::from_slice::<Value>(&finished.stdout) else {
-            return Ok(None);
-        };
-        last = finished.stdout_text();
-        Ok((status["phase"] == phase).then_some(status))
-    });
-    result.with_context(|| format!("{path} says: {last}"))
 }
 
 fn is_member(node: &Node) -> Result<bool> {

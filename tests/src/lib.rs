@@ -5,9 +5,11 @@
 //! Not here: any logic of the product. This crate knows vfsd and dsm-agent by their command lines and files only.
 
 pub mod cluster;
+pub mod deployment;
 pub mod formation;
 pub mod limits;
 pub mod mounted;
+pub mod postgres;
 pub mod seed;
 pub mod sources;
 pub mod wait;

@@ -3,12 +3,16 @@
 //! Method: each case makes the same small tree on the mount and on ext4, watches both on all nodes, runs the commands
 //! on the first node, and compares what the watchers printed, object by object.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use system_tests::cluster::{Background, Node};
+use system_tests::formation;
 use system_tests::limits;
 use system_tests::mounted::{Mounted, barrier};
+use system_tests::seed;
+use system_tests::wait::wait_until;
 
 /// One thing that a person does in a shell.
 struct Case {
@@ -94,6 +98,93 @@ fn commands_raise_the_same_events_on_all_nodes_and_on_ext4() -> Result<()> {
         differences.join("\n")
     );
     Ok(())
+}
+
+/// Operations of all three nodes together.
+const RANDOM_OPERATIONS: u32 = 10_000;
+
+/// A thousand operations take a second or two; events follow within milliseconds.
+const RANDOM_MAX: Duration = Duration::from_secs(240);
+
+#[test]
+fn random_operations_of_three_nodes_raise_the_same_events_everywhere() -> Result<()> {
+    let seed = seed::choose("random_operations_of_three_nodes_raise_the_same_events_everywhere");
+    let mounted = Mounted::boot(3)?;
+    let nodes = mounted.three()?;
+    let folder = "/vfs/random";
+    nodes[0].sh(&format!("mkdir {folder}"))?;
+    for node in nodes {
+        barrier(node)?;
+    }
+    let watchers = nodes
+        .iter()
+        .map(|node| watch(node, folder))
+        .collect::<Result<Vec<_>>>()?;
+    let count = (RANDOM_OPERATIONS / 3).to_string();
+    let mut operators = Vec::new();
+    for (number, node) in (0_u64..).zip(nodes) {
+        let (prefix, seed) = (format!("{}-", node.name()), (seed + number).to_string());
+        operators.push(node.start(&["workload", "operate", folder, &prefix, &seed, &count])?);
+    }
+    for operator in operators {
+        operator.finish(RANDOM_MAX)?.ok()?;
+    }
+    // The end must not overtake replays on the node that makes it.
+    barrier(nodes[0])?;
+    wait_until(
+        "all events to be replayed",
+        limits::CLUSTER_READY_MAX,
+        || Ok(formation::status(nodes[0])?["replay_lag"] == 0),
+    )?;
+    nodes[0].sh(&format!("mkdir {folder}/end"))?;
+    let mut seen = Vec::new();
+    for watcher in watchers {
+        // Moves are numbered in the order that a watcher saw them, which is the same only for one object.
+        let lines = watcher.finish(RANDOM_MAX)?.ok()?.into_iter();
+        let unnumbered = lines.map(|line| {
+            line.split_once(" move ")
+                .map_or(line.as_str(), |(l, _)| l)
+                .to_owned()
+        });
+        seen.push(by_object(unnumbered.collect()));
+    }
+    let mut differences = Vec::new();
+    for object in seen.iter().flat_map(Events::keys).collect::<BTreeSet<_>>() {
+        let of = |events: &Events| events.get(object).cloned().unwrap_or_default();
+        if let Some(at) = first_difference(&seen.iter().map(of).collect::<Vec<_>>()) {
+            differences.push(format!("{object}: {at}"));
+        }
+    }
+    assert!(
+        differences.is_empty(),
+        "{} objects differ:\n{}",
+        differences.len(),
+        differences.join("\n")
+    );
+    Ok(())
+}
+
+/// Where the nodes' events of one object first differ, with what came around it.
+fn first_difference(of_nodes: &[Vec<String>]) -> Option<String> {
+    let longest = of_nodes.iter().map(Vec::len).max()?;
+    let at = (0..longest).find(|at| {
+        of_nodes
+            .iter()
+            .any(|events| events.get(*at) != of_nodes[0].get(*at))
+    })?;
+    let around = |events: &Vec<String>| {
+        let kinds = events.iter().skip(at.saturating_sub(2)).take(5);
+        kinds
+            .map(|line| line.rsplit(' ').next().unwrap_or(line))
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let told: Vec<String> = of_nodes
+        .iter()
+        .enumerate()
+        .map(|(n, e)| format!("n{} {}", n + 1, around(e)))
+        .collect();
+    Some(format!("event {at} of {longest}: {}", told.join(" | ")))
 }
 
 fn compare(nodes: &[&Node; 3], number: usize, case: &Case) -> Result<Vec<String>> {

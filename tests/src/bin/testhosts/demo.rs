@@ -5,9 +5,10 @@
 
 use std::process::Stdio;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use system_tests::cluster::{Change, Cluster, DEMO_SUBNET, Node, Product};
-use system_tests::{formation, limits};
+use system_tests::deployment::Deployment;
+use system_tests::{formation, limits, postgres};
 
 use crate::operations::remark;
 use crate::phase;
@@ -18,6 +19,7 @@ pub const CLUSTER: &str = "demo";
 const NODES: u8 = 3;
 const WISH_PATH: &str = "/vfs/mid/shop-db.json";
 const NAME: &str = "mid/shop-db";
+const DATABASE: &str = "shop";
 const WISH: &str = r#"{"driver":"postgres","nodes":["n1","n2","n3"],"params":{"version":"15","databases":["shop"]}}"#;
 
 /// Starts three nodes and forms the cluster.
@@ -108,7 +110,7 @@ fn watch(user: &Node) -> Result<()> {
     println!("n2# dsm-agent status {NAME} --watch");
     let mut view = user.command(&["dsm-agent", "status", NAME, "--watch"])?;
     let mut view = view.stdin(Stdio::null()).spawn()?;
-    let active = formation::wait_for_phase(user, NAME, "Active", limits::DEPLOYMENT_MAX);
+    let active = Deployment::new(NAME).wait_for(user, "Active", 1, limits::DEPLOYMENT_MAX);
     // The view may have ended by itself at Active.
     let _ = view.kill();
     view.wait()?;
@@ -118,54 +120,32 @@ fn watch(user: &Node) -> Result<()> {
 
 /// Writes a row at the primary, unless nothing was changed, and reads the last one at every standby.
 fn show_replication(nodes: &[Node], change: Change) -> Result<()> {
-    let primary = primary(nodes)?;
+    let primary = postgres::primary(nodes, DATABASE)?;
     println!();
     if change == Change::Changed {
         let note = "written at the primary";
-        sql(
+        postgres::sql(
             primary,
+            DATABASE,
             "CREATE TABLE IF NOT EXISTS demo (at timestamptz DEFAULT now(), note text)",
         )?;
-        sql(
+        postgres::sql(
             primary,
+            DATABASE,
             &format!("INSERT INTO demo (note) VALUES ('{note}')"),
         )?;
         println!("{}  wrote   {note}", primary.name());
     }
     let last = "SELECT note FROM demo ORDER BY at DESC LIMIT 1";
-    let expected = sql(primary, last)?;
+    let expected = postgres::sql(primary, DATABASE, last)?;
     for standby in nodes.iter().filter(|node| node.name() != primary.name()) {
         let what = format!("the row to arrive on {}", standby.name());
         system_tests::wait::wait_until(&what, limits::REPLICATION_MAX, || {
-            Ok(sql(standby, last)? == expected)
+            Ok(postgres::sql(standby, DATABASE, last)? == expected)
         })?;
         println!("{}  read    {}", standby.name(), expected.trim());
     }
     Ok(())
-}
-
-fn primary(nodes: &[Node]) -> Result<&Node> {
-    for node in nodes {
-        if sql(node, "SELECT pg_is_in_recovery()")?.trim() == "f" {
-            return Ok(node);
-        }
-    }
-    bail!("no node is primary, though the deployment is Active")
-}
-
-/// Runs a statement as the database's own administrator, over the local socket.
-fn sql(node: &Node, statement: &str) -> Result<String> {
-    let script = "exec runuser -u postgres -- /usr/lib/postgresql/15/bin/psql -X -A -t -q -v ON_ERROR_STOP=1 \
-                  -h \"$(echo /run/contextos-postgres-*)\" -d shop -c \"$0\"";
-    let finished = node.run(&["sh", "-c", script, statement])?;
-    if !finished.status.success() {
-        bail!(
-            "{statement:?} on {}: {}",
-            node.name(),
-            finished.stderr_text().trim()
-        );
-    }
-    Ok(finished.stdout_text())
 }
 
 fn log_journal(node: &Node) {

@@ -5,6 +5,7 @@
 
 mod document;
 mod events;
+mod operations;
 mod race;
 mod saves;
 
@@ -55,6 +56,17 @@ enum Work {
         /// What names begin with
         prefix: String,
     },
+    /// Perform random operations on names that begin with `prefix`, and print how many were possible
+    Operate {
+        /// The folder
+        folder: PathBuf,
+        /// What names begin with
+        prefix: String,
+        /// The same seed gives the same operations
+        seed: u64,
+        /// How many
+        count: u32,
+    },
     /// Read documents again and again; an empty, mixed or older one is an error
     Read {
         /// The file
@@ -82,6 +94,12 @@ fn perform(work: Work) -> Result<()> {
         } => race::run(&folder, count, mkdir),
         Work::Save { file, first } => saves::save(&file, first, &until_input_ends()),
         Work::Create { folder, prefix } => saves::create(&folder, &prefix, &until_input_ends()),
+        Work::Operate {
+            folder,
+            prefix,
+            seed,
+            count,
+        } => operations::run(&folder, &prefix, seed, count),
         Work::Read { file } => saves::read(&file, &until_input_ends()),
     }
 }

@@ -1,0 +1,84 @@
+//! Random operations on a few names of one folder, from a seed.
+//!
+//! Invariants: only names that begin with the given prefix are touched, so several operators never meet on an object;
+//! an operation that its own earlier ones made impossible is skipped, and every other failure is an error.
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+/// Names of one operator: few, so that operations meet on the same object.
+const NAMES: u32 = 12;
+
+/// Performs `count` operations.
+///
+/// # Errors
+/// If one fails for another reason than what lies there.
+pub fn run(folder: &Path, prefix: &str, seed: u64, count: u32) -> Result<()> {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut done = 0_u32;
+    for _ in 0..count {
+        let path = folder.join(format!("{prefix}{}", random.random_range(0..NAMES)));
+        let other = folder.join(format!("{prefix}{}", random.random_range(0..NAMES)));
+        let operation = random.random_range(0..11_u8);
+        match perform(operation, &path, &other, &mut random) {
+            Ok(()) => done += 1,
+            Err(error) if is_in_the_way(&error) => {}
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("operation {operation} on {}", path.display()));
+            }
+        }
+    }
+    println!("{done}");
+    Ok(())
+}
+
+fn perform(
+    operation: u8,
+    path: &PathBuf,
+    other: &PathBuf,
+    random: &mut StdRng,
+) -> std::io::Result<()> {
+    match operation {
+        0 | 1 => fs::write(path, random.random::<u64>().to_string()),
+        2 => OpenOptions::new()
+            .append(true)
+            .open(path)?
+            .write_all(b"more"),
+        3 => fs::remove_file(path),
+        4 => fs::rename(path, other),
+        5 => fs::set_permissions(
+            path,
+            Permissions::from_mode(0o600 + random.random_range(0..64)),
+        ),
+        6 => nix::unistd::truncate(path, random.random_range(0..9)).map_err(Into::into),
+        7 => fs::create_dir(path),
+        8 => fs::remove_dir(path),
+        9 => fs::hard_link(path, other),
+        _ if random.random() => symlink("target", path),
+        _ => {
+            let time = UNIX_EPOCH + Duration::from_secs(random.random_range(0..1_000_000));
+            fs::File::open(path)?.set_modified(time)
+        }
+    }
+}
+
+/// Whether what lies there already, or does not, is the reason.
+fn is_in_the_way(error: &std::io::Error) -> bool {
+    let kinds = [
+        ErrorKind::NotFound,
+        ErrorKind::AlreadyExists,
+        ErrorKind::IsADirectory,
+        ErrorKind::NotADirectory,
+        ErrorKind::DirectoryNotEmpty,
+        ErrorKind::PermissionDenied,
+    ];
+    kinds.contains(&error.kind()) || error.raw_os_error() == Some(libc::ELOOP)
+}

@@ -1,0 +1,186 @@
+//! Agents on real nodes with the smallest driver: a wish becomes a file on each node, whatever crashes in between.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use system_tests::cluster::Node;
+use system_tests::deployment::Deployment;
+use system_tests::limits;
+use system_tests::mounted::Mounted;
+use system_tests::wait::wait_until;
+
+const NAME: &str = "mid/motd";
+const TARGET: &str = "/etc/motd-of-the-cluster";
+
+/// A file takes well under a second; an agent that crashed is started again first.
+const FILE_MAX: Duration = Duration::from_secs(60);
+
+/// Where an agent can crash, in the words of its failpoints.
+const BOUNDARIES: &[&str] = &[
+    "before-started",
+    "after-started",
+    "after-effect",
+    "after-succeeded",
+];
+
+fn wish(nodes: &[&str], content: &str) -> Value {
+    json!({"driver": "file", "nodes": nodes, "params": {"path": TARGET, "content": content}})
+}
+
+#[test]
+fn a_wish_becomes_a_file_on_each_node_and_the_same_save_changes_nothing() -> Result<()> {
+    let mounted = Mounted::boot_with_agents(3)?;
+    let [n1, n2, n3] = mounted.three()?;
+    let deployment = Deployment::new(NAME);
+    deployment.wish(n2, &wish(&["n1", "n2", "n3"], "hello\n"))?;
+    deployment.wait_for(n1, "Active", 1, FILE_MAX)?;
+    for node in [n1, n2, n3] {
+        assert_eq!(node.sh(&format!("cat {TARGET}"))?, "hello\n");
+    }
+    let generation = deployment.generation(n1)?;
+    deployment.wish(n3, &wish(&["n1", "n2", "n3"], "hello\n"))?;
+    deployment.wish(n3, &wish(&["n1", "n2", "n3"], "changed\n"))?;
+    deployment.wait_for(n1, "Active", generation + 1, FILE_MAX)?;
+    assert_eq!(
+        deployment.generation(n1)?,
+        generation + 1,
+        "the same content made a generation"
+    );
+    for node in [n1, n2, n3] {
+        assert_eq!(node.sh(&format!("cat {TARGET}"))?, "changed\n");
+        node.sh("dsm-agent audit mid/motd")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_crash_at_each_step_boundary_ends_active() -> Result<()> {
+    let mounted = Mounted::boot_with_agents(3)?;
+    let [n1, n2, n3] = mounted.three()?;
+    let deployment = Deployment::new(NAME);
+    let mut generation = 0;
+    for boundary in BOUNDARIES {
+        n2.write(
+            "/var/lib/dsm-agent/crash-at",
+            format!("*:{boundary}\n").as_bytes(),
+        )?;
+        let content = format!("crashed {boundary}\n");
+        deployment.wish(n1, &wish(&["n1", "n2", "n3"], &content))?;
+        wait_until(&format!("the agent to crash {boundary}"), FILE_MAX, || {
+            fired(n2, boundary)
+        })?;
+        deployment.wait_for(n3, "Active", generation + 1, FILE_MAX)?;
+        generation = deployment.generation(n3)?;
+        for node in [n1, n2, n3] {
+            assert_eq!(node.sh(&format!("cat {TARGET}"))?, content, "{boundary}");
+        }
+    }
+    n1.sh("dsm-agent audit mid/motd").map(drop)
+}
+
+fn fired(node: &Node, boundary: &str) -> Result<bool> {
+    let finished = node.run(&["grep", "-q", boundary, "/var/lib/dsm-agent/crash-fired"])?;
+    Ok(finished.status.success())
+}
+
+#[test]
+fn bad_wishes_name_the_field_and_change_nothing() -> Result<()> {
+    let mounted = Mounted::boot_with_agents(3)?;
+    let [n1, n2, _] = mounted.three()?;
+    let deployment = Deployment::new(NAME);
+    deployment.wish(n1, &wish(&["n1"], "good\n"))?;
+    deployment.wait_for(n1, "Active", 1, FILE_MAX)?;
+    let path = "/vfs/mid/motd.json";
+    let bad = [
+        ("{\"driver\":\"file\",", vec!["Blocked"]),
+        (
+            r#"{"driver":"file","driver":"file","nodes":["n1"],"params":{}}"#,
+            vec!["Blocked", "driver"],
+        ),
+        (
+            r#"{"driver":"fiel","nodes":["n1"],"params":{}}"#,
+            vec!["Blocked", "fiel", "file"],
+        ),
+        (
+            r#"{"driver":"file","nodes":["n1"],"params":{"path":"/a","contents":""}}"#,
+            vec!["Blocked", "contents"],
+        ),
+        (
+            r#"{"driver":"file","nodes":["n77"],"params":{"path":"/a","content":""}}"#,
+            vec!["Blocked", "n77"],
+        ),
+    ];
+    for (text, words) in bad {
+        n2.write(path, text.as_bytes())?;
+        deployment.wait_for_words(n1, &words, FILE_MAX)?;
+        assert_eq!(n1.sh(&format!("cat {TARGET}"))?, "good\n");
+    }
+    let explained = n2.run(&["dsm-agent", "explain", NAME])?.stdout_text();
+    assert!(explained.contains("n77"), "{explained}");
+    deployment.wish(n2, &wish(&["n1"], "healed\n"))?;
+    deployment.wait_for(n1, "Active", 2, FILE_MAX)?;
+    assert_eq!(n1.sh(&format!("cat {TARGET}"))?, "healed\n");
+    Ok(())
+}
+
+#[test]
+fn only_a_deletion_that_everyone_can_see_removes() -> Result<()> {
+    let mounted = Mounted::boot_with_agents(3)?;
+    let [n1, n2, n3] = mounted.three()?;
+    let deployment = Deployment::new(NAME);
+    deployment.wish(n1, &wish(&["n1", "n2", "n3"], "stays\n"))?;
+    deployment.wait_for(n1, "Active", 1, FILE_MAX)?;
+    // Absence that is no deletion: an unmounted tree, a stopped daemon, an emptied file.
+    n2.sh("umount -l /vfs")?;
+    n3.sh("systemctl stop vfsd")?;
+    n1.sh("systemctl restart dsm-agent")?;
+    for node in [n1, n2, n3] {
+        assert_eq!(node.sh(&format!("cat {TARGET}"))?, "stays\n");
+    }
+    n3.sh("systemctl start vfsd dsm-agent")?;
+    wait_until(
+        "the tree to be mounted again",
+        limits::CLUSTER_READY_MAX,
+        || {
+            Ok(n2
+                .run(&["test", "-e", "/vfs/.vfs/status.json"])?
+                .status
+                .success())
+        },
+    )?;
+    n1.sh(": > /vfs/mid/motd.json")?;
+    deployment.wish(n1, &wish(&["n1", "n2", "n3"], "stays longer\n"))?;
+    deployment.wait_for(n1, "Active", 2, FILE_MAX)?;
+    n1.sh("rm /vfs/mid/motd.json")?;
+    deployment.wait_for(n1, "Removed", 2, FILE_MAX)?;
+    for node in [n1, n2, n3] {
+        let finished = node.run(&["cat", TARGET])?;
+        assert!(
+            !finished.status.success(),
+            "{} still has the file",
+            node.name()
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn many_saves_within_a_second_end_in_the_last() -> Result<()> {
+    let mounted = Mounted::boot_with_agents(3)?;
+    let [n1, n2, n3] = mounted.three()?;
+    let deployment = Deployment::new(NAME);
+    let document = wish(&["n1", "n2", "n3"], "NUMBER\n").to_string();
+    let script = format!(
+        "for i in $(seq 50); do echo '{document}' | sed s/NUMBER/$i/ > /vfs/mid/motd.json; done"
+    );
+    n2.sh(&script)?;
+    wait_until("the last save to be everywhere", FILE_MAX, || {
+        let mut all = true;
+        for node in [n1, n2, n3] {
+            all &= node.run(&["cat", TARGET])?.stdout_text() == "50\n";
+        }
+        Ok(all)
+    })?;
+    deployment.wait_for(n3, "Active", 1, FILE_MAX).map(drop)
+}

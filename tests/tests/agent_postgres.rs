@@ -1,0 +1,207 @@
+//! The main job on real nodes: one file becomes a replicated PostgreSQL, is changed, grows, and survives power cuts.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use system_tests::cluster::Node;
+use system_tests::deployment::Deployment;
+use system_tests::limits;
+use system_tests::mounted::Mounted;
+use system_tests::postgres::{primary, sql};
+use system_tests::seed;
+use system_tests::wait::wait_until;
+
+const NAME: &str = "mid/shop-db";
+const DATABASE: &str = "shop";
+
+/// A change of a running deployment: no package, no copy of data.
+const CHANGE_MAX: Duration = Duration::from_secs(120);
+
+/// Crashes in one pass. Each costs a restart of the agent or of a node.
+const CRASHES: u64 = 3;
+
+const BOUNDARIES: &[&str] = &[
+    "before-started",
+    "after-started",
+    "after-effect",
+    "after-succeeded",
+];
+
+fn wish(nodes: &[&str], parameters: Value) -> Value {
+    let params = json!({"version": "15", "databases": [DATABASE], "parameters": parameters});
+    json!({"driver": "postgres", "nodes": nodes, "params": params})
+}
+
+#[test]
+fn a_file_becomes_a_replicated_database_that_changes_and_grows() -> Result<()> {
+    let mounted = Mounted::boot_with_agents(3)?;
+    let [n1, n2, n3] = mounted.three()?;
+    let deployment = Deployment::new(NAME);
+    deployment.wish(n2, &wish(&["n1", "n2"], json!({})))?;
+    deployment.wait_for(n2, "Active", 1, limits::DEPLOYMENT_MAX)?;
+    write_row(n1, 1)?;
+    wait_for_rows(n2, 1)?;
+    // The same content again: no generation, no write to the record.
+    let generation = deployment.generation(n2)?;
+    deployment.wish(n3, &wish(&["n1", "n2"], json!({})))?;
+    // Grow, and change a parameter that needs a restart and one that needs a reload.
+    let parameters = json!({"max_connections": 150, "work_mem": "8MB"});
+    deployment.wish(n3, &wish(&["n1", "n2", "n3"], parameters))?;
+    deployment.wait_for(n2, "Active", generation + 1, limits::DEPLOYMENT_MAX)?;
+    for node in [n1, n2, n3] {
+        assert_eq!(
+            sql(node, DATABASE, "SHOW max_connections")?,
+            "150",
+            "{}",
+            node.name()
+        );
+        assert_eq!(
+            sql(node, DATABASE, "SHOW work_mem")?,
+            "8MB",
+            "{}",
+            node.name()
+        );
+        wait_for_rows(node, 1)?;
+    }
+    assert_eq!(primary(mounted.nodes(), DATABASE)?.name(), "n1");
+    the_loss_of_the_primary_is_told_and_heals(&mounted, deployment)?;
+    a_lost_tree_stops_no_service(&mounted)
+}
+
+/// A power cut of the primary: no second one appears, the reason is told, and it is Active again when it is back.
+fn the_loss_of_the_primary_is_told_and_heals(
+    mounted: &Mounted,
+    deployment: Deployment<'_>,
+) -> Result<()> {
+    let [n1, n2, n3] = mounted.three()?;
+    write_row(n1, 2)?;
+    let generation = deployment.generation(n2)?;
+    n1.power_cut()?;
+    deployment.wait_for(n2, "Degraded", generation, CHANGE_MAX)?;
+    for node in [n2, n3] {
+        assert_eq!(
+            sql(node, DATABASE, "SELECT pg_is_in_recovery()")?,
+            "t",
+            "{} became primary",
+            node.name()
+        );
+    }
+    n1.boot()?;
+    deployment.wait_for(n2, "Active", generation, CHANGE_MAX)?;
+    for node in [n1, n2, n3] {
+        wait_for_rows(node, 2)?;
+    }
+    assert_eq!(primary(mounted.nodes(), DATABASE)?.name(), "n1");
+    Ok(())
+}
+
+/// An unmounted tree and a stopped vfsd stop steps, never services.
+fn a_lost_tree_stops_no_service(mounted: &Mounted) -> Result<()> {
+    let [n1, n2, n3] = mounted.three()?;
+    let before = postmasters(&[n1, n2, n3])?;
+    n2.sh("umount -l /vfs")?;
+    n3.sh("systemctl stop vfsd")?;
+    write_row(n1, 3)?;
+    wait_for_rows(n3, 3)?;
+    n3.sh("systemctl start vfsd dsm-agent")?;
+    wait_until(
+        "the tree to be mounted again",
+        limits::CLUSTER_READY_MAX,
+        || {
+            Ok(n2
+                .run(&["test", "-e", "/vfs/.vfs/status.json"])?
+                .status
+                .success())
+        },
+    )?;
+    assert_eq!(
+        postmasters(&[n1, n2, n3])?,
+        before,
+        "a server was restarted"
+    );
+    Ok(())
+}
+
+fn postmasters(nodes: &[&Node]) -> Result<Vec<String>> {
+    nodes
+        .iter()
+        .map(|node| sql(node, DATABASE, "SELECT pg_postmaster_start_time()"))
+        .collect()
+}
+
+#[test]
+fn a_pass_of_crashes_ends_active() -> Result<()> {
+    let seed = seed::choose("a_pass_of_crashes_ends_active");
+    let mounted = Mounted::boot_with_agents(3)?;
+    let [n1, n2, n3] = mounted.three()?;
+    let deployment = Deployment::new(NAME);
+    let nodes = [n1, n2, n3];
+    arm(
+        nodes[(seed % 3) as usize],
+        BOUNDARIES[(seed / 3 % 4) as usize],
+    )?;
+    deployment.wish(n2, &wish(&["n1", "n2", "n3"], json!({})))?;
+    for crash in 1..=CRASHES {
+        let digits = seed / 12 / (36_u64.pow(u32::try_from(crash)?));
+        let node = nodes[(digits % 3) as usize];
+        let kind = ["agent", "vfsd", "power"][(digits / 3 % 3) as usize];
+        let boundary = BOUNDARIES[(digits / 9 % 4) as usize];
+        println!("crash {crash}: {kind} of {} {boundary}", node.name());
+        strike(node, kind, boundary)?;
+    }
+    for node in nodes {
+        node.boot()?;
+    }
+    deployment.wait_for(n2, "Active", 1, limits::DEPLOYMENT_MAX)?;
+    assert_eq!(primary(mounted.nodes(), DATABASE)?.name(), "n1");
+    write_row(n1, 1)?;
+    for node in nodes {
+        wait_for_rows(node, 1)?;
+    }
+    n1.sh(&format!("dsm-agent audit {NAME}")).map(drop)
+}
+
+/// Holds the agent at its next `boundary`, or strikes at once if its work is done, and then kills what `kind` says.
+fn strike(node: &Node, kind: &str, boundary: &str) -> Result<()> {
+    match kind {
+        "agent" => arm(node, boundary),
+        "vfsd" => node.sh("systemctl kill --signal=KILL vfsd").map(drop),
+        _ => {
+            node.power_cut()?;
+            node.boot().map(drop)
+        }
+    }
+}
+
+fn arm(node: &Node, boundary: &str) -> Result<()> {
+    node.write(
+        "/var/lib/dsm-agent/crash-at",
+        format!("*:{boundary}\n").as_bytes(),
+    )
+}
+
+fn write_row(primary: &Node, number: u32) -> Result<()> {
+    sql(
+        primary,
+        DATABASE,
+        "CREATE TABLE IF NOT EXISTS rows (number int PRIMARY KEY)",
+    )?;
+    sql(
+        primary,
+        DATABASE,
+        &format!("INSERT INTO rows VALUES ({number})"),
+    )
+    .map(drop)
+}
+
+fn wait_for_rows(node: &Node, count: u32) -> Result<()> {
+    wait_until(
+        &format!("{count} rows on {}", node.name()),
+        limits::REPLICATION_MAX,
+        || {
+            Ok(sql(node, DATABASE, "SELECT count(*) FROM rows")
+                .is_ok_and(|rows| rows == count.to_string()))
+        },
+    )
+}
