@@ -5,10 +5,13 @@
 pub mod admin;
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod consensus;
+pub mod daemon;
 pub mod fs;
 pub mod fuse;
 pub mod limits;
 pub mod state_machine;
 pub mod storage;
+pub mod telemetry;
 pub mod transport;

@@ -79,3 +79,87 @@ pub const ENROL_TIMEOUT: Duration = Duration::from_secs(20);
 
 const _: () = assert!(REPLICATION_BYTES_MAX as usize + 64 * 1024 <= FRAME_BYTES_MAX);
 const _: () = assert!(ENTRY_BYTES_MAX + 64 * 1024 <= FRAME_BYTES_MAX);
+
+/// Stores through a shared mapping are committed after this long, if nothing else commits them before.
+pub const MAPPED_COMMIT_DELAY: Duration = Duration::from_secs(1);
+/// How often a save is tried again that nobody waits for (the last close has returned).
+pub const UNSAVED_RETRY_EVERY: Duration = Duration::from_millis(500);
+/// How long such a save is tried: past a partition of a day, its bytes are of no use to anybody.
+pub const UNSAVED_RETRY_FOR: Duration = Duration::from_secs(24 * 3600);
+/// A connection with an overdue answer that was silent for this long is dropped and made anew.
+pub const CONNECTION_SILENCE_MAX: Duration = Duration::from_secs(1);
+
+/// The leader says that it lives this often.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
+/// A follower that hears nothing for this long stands for election, between the two at random. The leader's lease is
+/// the maximum, so a dead leader is replaced within about a second.
+pub const ELECTION_TIMEOUT_MIN: Duration = Duration::from_millis(300);
+/// See [`ELECTION_TIMEOUT_MIN`].
+pub const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(600);
+/// Silence after which a node knows that it has no quorum: longer than any election that succeeds at once.
+pub const QUORUM_SILENCE_MAX: Duration = Duration::from_millis(2500);
+/// How often that is looked at.
+pub const QUORUM_CHECK_EVERY: Duration = Duration::from_millis(100);
+/// An answer to a replication request takes at most this long; a disk that is slower is as good as gone.
+pub const REPLICATION_TIMEOUT: Duration = Duration::from_secs(5);
+/// A part of a snapshot in one request.
+pub const SNAPSHOT_PART_BYTES: usize = 4 * 1024 * 1024;
+/// An answer to a part of a snapshot, installing included.
+pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
+/// A snapshot that is received: the whole tree and what surrounds it.
+pub const SNAPSHOT_BYTES_MAX: u64 = TREE_BYTES_MAX + TREE_BYTES_MAX / 4;
+/// Log bytes since the last snapshot that make a new one due, unless that one was larger.
+pub const SNAPSHOT_DUE_BYTES: u64 = 64 * 1024 * 1024;
+/// How often that is looked at.
+pub const SNAPSHOT_CHECK_EVERY: Duration = Duration::from_secs(1);
+/// Entries kept behind a snapshot, so that a node that was away for a moment needs no snapshot.
+pub const LOG_ENTRIES_KEPT: u64 = 5_000;
+/// Pause before asking again who leads: shorter than an election, longer than a busy loop.
+pub const LEADER_RETRY_EVERY: Duration = Duration::from_millis(20);
+/// Voters of a cluster: each one more makes every write slower.
+pub const VOTERS_MAX: usize = 7;
+/// Learners of a cluster: the leader sends each of them every entry.
+pub const LEARNERS_MAX: usize = 32;
+/// How often the leader looks for sessions that have expired and lock delays that are over.
+pub const LEASE_CHECK_EVERY: Duration = Duration::from_millis(100);
+/// How long a stopping leader waits for another node to take over.
+pub const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest change of the membership, replication to a new voter included.
+pub const MEMBER_CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
+
+const _: () = assert!(HEARTBEAT_INTERVAL.as_millis() * 3 <= ELECTION_TIMEOUT_MIN.as_millis());
+const _: () = assert!(ELECTION_TIMEOUT_MAX.as_millis() * 4 <= QUORUM_SILENCE_MAX.as_millis());
+const _: () = assert!(QUORUM_SILENCE_MAX.as_millis() < WRITE_TIMEOUT.as_millis());
+/// Abandoned numbers that one entry names; the next one names the rest.
+pub const ABANDONED_PER_ENTRY_MAX: usize = 1024;
+/// Barriers that wait for the next round; more wait before they queue.
+pub const BARRIERS_WAITING_MAX: usize = 1024;
+
+/// Largest WRITE that the kernel sends: one `write(2)` of this size to an `O_APPEND` handle is one entry.
+pub const FUSE_WRITE_BYTES_MAX: u32 = 1024 * 1024;
+/// A caller that waits for longer is looked at, whether it was killed.
+pub const KILLED_CALLER_AFTER: Duration = Duration::from_millis(200);
+/// How often waiting callers are looked at.
+pub const KILLED_CALLER_EVERY: Duration = Duration::from_millis(150);
+/// Pause before opening or renewing a session is tried again.
+pub const SESSION_RETRY_EVERY: Duration = Duration::from_millis(250);
+/// Life of the token that a leader makes for a member that lost its state: it is used within the same request.
+pub const REJOIN_TOKEN_SECS: i64 = 60;
+
+/// Events that wait to be raised in this kernel; past it, directories are announced as a whole. One event takes about
+/// half a millisecond, so a full queue is some seconds old.
+pub const REPLAY_QUEUE_MAX: usize = 16_384;
+/// How often an event is tried whose directory moves meanwhile.
+pub const REPLAY_STALE_TRIES_MAX: usize = 5;
+/// Threads that read requests from the kernel. They never wait for anything, so few are enough.
+pub const FUSE_THREADS: usize = 2;
+/// How often the mount table is read even if nothing announces a change, in milliseconds.
+pub const MOUNT_CHECK_EVERY_MS: u16 = 1_000;
+/// How often the addresses of the members are compared with those on disk.
+pub const PEERS_SAVE_EVERY: Duration = Duration::from_secs(10);
+/// The consensus loop answers within this time, or the watchdog is not fed.
+pub const WATCHDOG_ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Longest line on the admin socket.
+pub const ADMIN_LINE_BYTES_MAX: usize = 1024 * 1024;
+/// Requests on the admin socket at once.
+pub const ADMIN_CONNECTIONS_MAX: usize = 32;

@@ -92,6 +92,9 @@ pub struct NodeStatus {
     pub quorum: bool,
     /// Since when `quorum` has its value, RFC 3339.
     pub quorum_since: String,
+    /// Ids of the voters.
+    #[serde(skip)]
+    pub voters: Vec<u64>,
     /// Voters that do not answer, by name, as far as known here.
     pub missing: Vec<String>,
     /// Why there is no quorum; empty when there is one.

@@ -42,6 +42,17 @@ pub struct StateMachine {
     tokens: OrdMap<[u8; 32], JoinToken>,
 }
 
+/// The node whose kernel has raised the events of this entry already: none, when no system call made it.
+fn caller_of(entry: &Entry) -> NodeId {
+    match entry.command {
+        Command::HandleClosed { .. } | Command::SessionOpen { .. } | Command::SessionEnd { .. } => {
+            NodeId(0)
+        }
+        Command::LockDelayEnd { .. } | Command::LockBreak { .. } => NodeId(0),
+        _ => entry.author.node,
+    }
+}
+
 impl Default for StateMachine {
     fn default() -> Self {
         Self::new()
@@ -142,7 +153,7 @@ impl StateMachine {
         };
         Applied {
             index,
-            node: entry.author.node,
+            node: caller_of(entry),
             outcome,
             changes,
         }

@@ -178,7 +178,7 @@ pub enum Change {
 pub struct Applied {
     /// Its position.
     pub index: LogIndex,
-    /// The node that proposed it; 0 for the leader's own entries.
+    /// The node whose caller made it, and whose kernel has raised its events by itself; 0 if there was no caller.
     pub node: NodeId,
     /// The answer.
     pub outcome: Outcome,

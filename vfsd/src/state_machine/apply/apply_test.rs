@@ -224,7 +224,10 @@ fn an_abandoned_number_is_refused_and_an_abandoned_grant_is_released() {
     notice.origin.as_mut().unwrap().abandoned = vec![given_up, granted_number];
     let applied = world.push(&notice);
     assert!(
-        matches!(applied.changes[..], [Change::Removed { .. }, Change::Gone(_)]),
+        matches!(
+            applied.changes[..],
+            [Change::Removed { .. }, Change::Gone(_)]
+        ),
         "the grant nobody knows of is released"
     );
     assert!(world.state.tree().lookup(LK, b"lock").is_err());

@@ -30,10 +30,7 @@ impl Step<'_> {
             inode.atime = set.atime.map_or(inode.atime, time);
             inode.mtime = set.mtime.map_or(inode.mtime, time);
         })?;
-        let attributes = set.mode.is_some() || set.uid.is_some() || set.gid.is_some();
-        if attributes || set.atime.is_some() || set.mtime.is_some() {
-            self.changes.push(Change::Attributes { inode: set.inode });
-        }
+        self.changes.extend(seen_change(set));
         Ok(Done::Unit)
     }
 
@@ -142,6 +139,22 @@ impl Step<'_> {
             by_path: true,
         });
         Ok(())
+    }
+}
+
+/// What watchers see of it, besides the size: the kernel tells a lone modification time from the rest, and a lone access
+/// time is no change to anybody else.
+fn seen_change(set: &SetAttr) -> Option<Change> {
+    let inode = set.inode;
+    let owner_or_mode = set.mode.is_some() || set.uid.is_some() || set.gid.is_some();
+    match (owner_or_mode, set.atime.is_some(), set.mtime.is_some()) {
+        (true, _, _) | (false, true, true) => Some(Change::Attributes { inode }),
+        (false, false, true) if set.size.is_none() => Some(Change::Modified {
+            inode,
+            closed: false,
+            by_path: true,
+        }),
+        _ => None,
     }
 }
 

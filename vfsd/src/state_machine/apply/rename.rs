@@ -34,7 +34,10 @@ impl Step<'_> {
         let touch = self.touch.clone();
         let (mut links_left, mut gone) = (0, None);
         if replaced.is_some() {
-            let target = self.state.tree_mut().unlink(rename.new_parent, &new_name, &touch)?;
+            let target = self
+                .state
+                .tree_mut()
+                .unlink(rename.new_parent, &new_name, &touch)?;
             (links_left, gone) = (target.links_left, target.gone);
         }
         let (from, to) = ((rename.parent, &name), (rename.new_parent, &new_name));

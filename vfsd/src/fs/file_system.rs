@@ -1,0 +1,743 @@
+//! The filesystem by inode: names, attributes and directories. Content is in `file_io.rs`, attributes with names in
+//! `xattrs.rs`.
+//!
+//! Invariants: a change returns when a majority has it and this node shows it; a refusal that this replica can decide is
+//! answered at once. Nothing here knows FUSE.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+
+use super::attr::Attr;
+use super::caller::Caller;
+use super::errno::{Failure, FsResult};
+use super::handles::{DirectoryEntry, DirectoryHandle, Handle, HandleTable};
+use super::lookups::Lookups;
+use super::proposer::{ChangeSink, Committed, NodeStatus, Proposal, ProposeError, Proposer};
+use super::virtual_tree::{self, Node, NowVersions, VFS_NAME};
+use crate::limits::{TREE_BYTES_MAX, TREE_INODES_MAX};
+use crate::state_machine::StateMachine;
+use crate::state_machine::command::{
+    Command, Create, Link, Mkdir, NodeKind, Remove, Rename, RenameMode, SetAttr, Symlink, TimeSet,
+};
+use crate::state_machine::ids::{FencingToken, HandleId, InodeNo, LogIndex, SessionId};
+use crate::state_machine::inode::{Inode, Kind};
+use crate::state_machine::namespace::LK;
+use crate::state_machine::outcome::{Applied, Change, Done, FsError};
+
+/// Receives applied entries for the replay of their events. Must return at once.
+pub trait EventFeed: Send + Sync + 'static {
+    /// An entry was applied and is visible.
+    fn applied(&self, entry: &Applied);
+
+    /// How many entries wait to be replayed.
+    fn lag(&self) -> u64;
+}
+
+/// The mounted tree of one node.
+pub struct FileSystem {
+    proposer: OnceLock<Arc<dyn Proposer>>,
+    feed: OnceLock<Arc<dyn EventFeed>>,
+    pub(super) handles: HandleTable,
+    pub(super) lookups: Lookups,
+    pub(super) versions: NowVersions,
+    /// Saves that nobody waits for any more and that are still being tried, by path.
+    pub(super) unsaved: Mutex<Vec<String>>,
+    pub(super) runtime: tokio::runtime::Handle,
+}
+
+/// The guard and session that a call began under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Ground {
+    pub(super) fence: Option<FencingToken>,
+    pub(super) bound_to: Option<SessionId>,
+}
+
+/// Space and inodes of the tree, for `statfs(2)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes that the tree may hold.
+    pub bytes_total: u64,
+    /// Bytes that are free.
+    pub bytes_free: u64,
+    /// Inodes that the tree may hold.
+    pub inodes_total: u64,
+    /// Inodes that are free.
+    pub inodes_free: u64,
+}
+
+impl FileSystem {
+    /// A filesystem whose handle numbers start at `first_handle`: they must differ from those that an earlier daemon used
+    /// in the same session. Attach a proposer before the first call.
+    pub fn new(first_handle: u64, runtime: tokio::runtime::Handle) -> Arc<Self> {
+        Arc::new(Self {
+            proposer: OnceLock::new(),
+            feed: OnceLock::new(),
+            handles: HandleTable::new(first_handle),
+            lookups: Lookups::default(),
+            versions: NowVersions::default(),
+            unsaved: Mutex::default(),
+            runtime,
+        })
+    }
+
+    /// Connects consensus. Only the first call counts.
+    pub fn attach(&self, proposer: Arc<dyn Proposer>) {
+        // A second proposer would be a composition fault; the first stays in force.
+        let _ = self.proposer.set(proposer);
+    }
+
+    /// Connects the replay of events. Only the first call counts.
+    pub fn attach_feed(&self, feed: Arc<dyn EventFeed>) {
+        let _ = self.feed.set(feed);
+    }
+
+    /// What the kernel holds references to.
+    pub fn lookups(&self) -> &Lookups {
+        &self.lookups
+    }
+
+    /// Where tasks of this filesystem run.
+    pub fn runtime(&self) -> &tokio::runtime::Handle {
+        &self.runtime
+    }
+
+    /// Whether a handle of this inode is open here.
+    pub fn is_open(&self, inode: InodeNo) -> bool {
+        self.handles.opened(inode).is_some()
+    }
+
+    /// The applied state, as of now.
+    pub fn state(&self) -> Arc<StateMachine> {
+        self.proposer().state()
+    }
+
+    /// What this node knows of the cluster.
+    pub fn status(&self) -> Arc<NodeStatus> {
+        self.proposer().status()
+    }
+
+    pub(super) fn proposer(&self) -> &Arc<dyn Proposer> {
+        self.proposer
+            .get()
+            .expect("the composition root attaches a proposer before it mounts")
+    }
+
+    /// Waits until this node has applied everything that was committed before the call.
+    ///
+    /// # Errors
+    /// As consensus reports.
+    pub async fn barrier(&self) -> FsResult<LogIndex> {
+        Ok(self.proposer().barrier().await?)
+    }
+
+    /// Whether `fsync` of this directory is the barrier: only of `/.vfs`, whose lock no user's change waits under.
+    pub fn is_barrier(&self, node: u64) -> bool {
+        Node::of(node) == Node::Vfs
+    }
+
+    /// Finds a name. The kernel holds one more reference to the answer.
+    ///
+    /// # Errors
+    /// [`FsError::NotFound`], [`FsError::NotDirectory`].
+    pub fn lookup(&self, parent: u64, name: &OsStr) -> FsResult<Attr> {
+        let name = name.as_bytes();
+        let state = self.state();
+        let parent = Node::of(parent);
+        if name == b"." || name == b".." {
+            return self.reconnect(&state, parent, name == b"..");
+        }
+        match parent {
+            Node::Inode(InodeNo::ROOT) if name == VFS_NAME => self.attr_in(&state, Node::Vfs),
+            Node::Inode(directory) => {
+                let inode = state.tree().lookup(directory, name)?;
+                let attr = self.attr_in(&state, Node::Inode(inode))?;
+                self.lookups.add(inode);
+                Ok(attr)
+            }
+            Node::Vfs => {
+                let entry = virtual_tree::vfs_entries()
+                    .into_iter()
+                    .find(|(_, _, known)| *known == name);
+                self.attr_in(&state, entry.ok_or(FsError::NotFound)?.0)
+            }
+            Node::NowDirectory(directory) => {
+                let inode = state.tree().lookup(directory, name)?;
+                let inode = state.tree().inode(inode).ok_or(FsError::NotFound)?;
+                let node = match inode.kind {
+                    Kind::Directory(_) => Node::NowDirectory(inode.number),
+                    _ => self.versions.looked_up(inode),
+                };
+                self.attr_in(&state, node)
+            }
+            Node::Status | Node::Members | Node::NowVersion(_) => Err(FsError::NotDirectory.into()),
+        }
+    }
+
+    /// `.` and `..` of a directory that the kernel knows by number only (exported file handles).
+    fn reconnect(&self, state: &StateMachine, node: Node, up: bool) -> FsResult<Attr> {
+        let Node::Inode(number) = node else {
+            return Err(FsError::NotFound.into());
+        };
+        let inode = self.inode_in(state, number)?;
+        let target = if up {
+            inode.parent().unwrap_or(InodeNo::ROOT)
+        } else {
+            number
+        };
+        let attr = self.attr_in(state, Node::Inode(target))?;
+        self.lookups.add(target);
+        Ok(attr)
+    }
+
+    /// The kernel drops references.
+    pub fn forget(&self, node: u64, count: u64) {
+        match Node::of(node) {
+            Node::Inode(inode) => self.lookups.forget(inode, count),
+            Node::NowVersion(number) => self.versions.forgotten(number, count),
+            Node::Vfs | Node::Status | Node::Members | Node::NowDirectory(_) => {}
+        }
+    }
+
+    /// Attributes of a node.
+    ///
+    /// # Errors
+    /// [`FsError::NotFound`].
+    pub fn attr(&self, node: u64) -> FsResult<Attr> {
+        self.attr_in(&self.state(), Node::of(node))
+    }
+
+    pub(super) fn attr_in(&self, state: &StateMachine, node: Node) -> FsResult<Attr> {
+        let root = state.tree().inode(InodeNo::ROOT).ok_or(FsError::NotFound)?;
+        match node {
+            Node::Inode(number) => Ok(self.attr_of(&*self.inode_in(state, number)?)),
+            Node::Vfs => Ok(virtual_tree::fixed_attr(node, 0, root)),
+            Node::Status | Node::Members => Ok(virtual_tree::fixed_attr(
+                node,
+                self.fixed_bytes(state, node).len() as u64,
+                root,
+            )),
+            Node::NowDirectory(number) => {
+                let inode = state.tree().inode(number).ok_or(FsError::NotFound)?;
+                Ok(Attr {
+                    node: node.number(),
+                    mode: inode.mode & !0o222,
+                    ..Attr::of(inode)
+                })
+            }
+            Node::NowVersion(number) => {
+                let inode = self.versions.inode(number).ok_or(FsError::NotFound)?;
+                Ok(Attr {
+                    node: node.number(),
+                    mode: inode.mode & !0o222,
+                    ..Attr::of(&inode)
+                })
+            }
+        }
+    }
+
+    /// Attributes with this node's uncommitted writes on top.
+    fn attr_of(&self, inode: &Inode) -> Attr {
+        let mut attr = Attr::of(inode);
+        if let (Some(open), Some(content)) = (self.handles.opened(inode.number), inode.content()) {
+            let mut open = open.state.lock();
+            if open.is_dirty() {
+                let view = open.view(inode.content_revision, content);
+                attr.size = view.size();
+                attr.stored = view.stored_bytes();
+                attr.mtime = open.last_write().unwrap_or(attr.mtime);
+                attr.ctime = attr.ctime.max(attr.mtime);
+            }
+        }
+        attr
+    }
+
+    /// An inode of the tree, or one that lost its last name while it is open or known here.
+    pub(super) fn inode_in(&self, state: &StateMachine, number: InodeNo) -> FsResult<Arc<Inode>> {
+        if let Some(inode) = state.tree().inode(number) {
+            return Ok(inode.clone());
+        }
+        let private = self
+            .handles
+            .opened(number)
+            .and_then(|open| open.state.lock().orphan.clone());
+        let gone = private.map(Arc::new).or_else(|| self.lookups.gone(number));
+        let mut inode = gone.ok_or(FsError::NotFound)?;
+        Arc::make_mut(&mut inode).names.clear();
+        Ok(inode)
+    }
+
+    pub(super) fn fixed_bytes(&self, state: &StateMachine, node: Node) -> Vec<u8> {
+        let status = self.status();
+        match node {
+            Node::Members => virtual_tree::members_json(state, &status.voters),
+            _ => {
+                let lag = self.feed.get().map_or(0, |feed| feed.lag());
+                virtual_tree::status_json(&status, lag, &self.unsaved.lock())
+            }
+        }
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// # Errors
+    /// [`FsError::Invalid`] if it is none.
+    pub fn read_link(&self, node: u64) -> FsResult<Vec<u8>> {
+        let state = self.state();
+        let inode = match Node::of(node) {
+            Node::Inode(number) => self.inode_in(&state, number)?,
+            Node::NowVersion(number) => self.versions.inode(number).ok_or(FsError::NotFound)?,
+            _ => return Err(FsError::Invalid.into()),
+        };
+        match &inode.kind {
+            Kind::Symlink(target) => Ok(target.to_vec()),
+            _ => Err(FsError::Invalid.into()),
+        }
+    }
+
+    /// Opens a directory for listing.
+    ///
+    /// # Errors
+    /// [`FsError::NotFound`], [`FsError::NotDirectory`].
+    pub fn open_directory(&self, node: u64) -> FsResult<HandleId> {
+        let entries = Mutex::new(Arc::new(self.list(node)?));
+        let id = self.handles.next_id();
+        self.handles.insert(
+            id,
+            Handle::Directory(Arc::new(DirectoryHandle { node, entries })),
+        );
+        Ok(id)
+    }
+
+    /// The entries of a listing from its start; a listing that starts over (`rewinddir`) reads the directory anew.
+    ///
+    /// # Errors
+    /// [`Failure::BadHandle`], or as [`FileSystem::open_directory`].
+    pub fn read_directory(
+        &self,
+        handle: HandleId,
+        starts_over: bool,
+    ) -> FsResult<Arc<Vec<DirectoryEntry>>> {
+        let Some(Handle::Directory(directory)) = self.handles.handle(handle) else {
+            return Err(Failure::BadHandle);
+        };
+        if starts_over {
+            // A directory that was removed meanwhile lists as empty, as everywhere.
+            let fresh = self.list(directory.node).unwrap_or_default();
+            *directory.entries.lock() = Arc::new(fresh);
+        }
+        Ok(directory.entries.lock().clone())
+    }
+
+    fn list(&self, node: u64) -> FsResult<Vec<DirectoryEntry>> {
+        let state = self.state();
+        let at = Node::of(node);
+        let own = |node: Node, name: &[u8]| DirectoryEntry {
+            node: node.number(),
+            kind: super::attr::FileKind::Directory,
+            name: name.to_vec(),
+        };
+        let (directory, parent) = match at {
+            Node::Vfs => {
+                let fixed = virtual_tree::vfs_entries().into_iter();
+                let fixed = fixed.map(|(node, kind, name)| DirectoryEntry {
+                    node: node.number(),
+                    kind,
+                    name: name.to_vec(),
+                });
+                return Ok([own(at, b"."), own(Node::Inode(InodeNo::ROOT), b"..")]
+                    .into_iter()
+                    .chain(fixed)
+                    .collect());
+            }
+            Node::Inode(number) => (
+                self.inode_in(&state, number)?,
+                Node::Inode as fn(InodeNo) -> Node,
+            ),
+            Node::NowDirectory(number) => (
+                self.inode_in(&state, number)?,
+                Node::NowDirectory as fn(InodeNo) -> Node,
+            ),
+            _ => return Err(FsError::NotDirectory.into()),
+        };
+        let above = match at {
+            Node::NowDirectory(InodeNo::ROOT) => Node::Vfs,
+            _ => parent(directory.parent().unwrap_or(InodeNo::ROOT)),
+        };
+        let mut entries = vec![own(at, b"."), own(above, b"..")];
+        for (name, child) in &directory.directory().ok_or(FsError::NotDirectory)?.entries {
+            if let Some(inode) = state.tree().inode(*child) {
+                let kind = super::attr::kind_of(inode);
+                entries.push(DirectoryEntry {
+                    node: child.0,
+                    kind,
+                    name: name.as_bytes().to_vec(),
+                });
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Closes a directory.
+    pub fn close_directory(&self, handle: HandleId) {
+        self.handles.remove(handle);
+    }
+
+    /// Space and inodes.
+    pub fn usage(&self) -> Usage {
+        let state = self.state();
+        Usage {
+            bytes_total: TREE_BYTES_MAX,
+            bytes_free: TREE_BYTES_MAX.saturating_sub(state.tree().stored_bytes()),
+            inodes_total: TREE_INODES_MAX,
+            inodes_free: TREE_INODES_MAX.saturating_sub(state.tree().inode_count()),
+        }
+    }
+
+    /// Makes a file that is no directory and no symbolic link, without opening it.
+    ///
+    /// # Errors
+    /// As `apply` decides, or as consensus reports.
+    pub async fn make_node(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        kind: NodeKind,
+        mode: u32,
+    ) -> FsResult<Attr> {
+        let parent = self.tree_directory(parent)?;
+        let ground = self.ground_of_entries(parent)?;
+        let command = Command::Create(Create {
+            parent,
+            name: name.as_bytes().to_vec(),
+            kind,
+            mode,
+            uid: caller.uid,
+            gid: caller.gid,
+            exclusive: true,
+            handle: None,
+        });
+        self.make(caller, ground, command).await
+    }
+
+    /// Makes a directory.
+    ///
+    /// # Errors
+    /// As [`FileSystem::make_node`].
+    pub async fn make_directory(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+    ) -> FsResult<Attr> {
+        let parent = self.tree_directory(parent)?;
+        let ground = self.ground_of_entries(parent)?;
+        let (uid, gid) = (caller.uid, caller.gid);
+        let command = Command::Mkdir(Mkdir {
+            parent,
+            name: name.as_bytes().to_vec(),
+            mode,
+            uid,
+            gid,
+        });
+        self.make(caller, ground, command).await
+    }
+
+    /// Makes a symbolic link.
+    ///
+    /// # Errors
+    /// As [`FileSystem::make_node`].
+    pub async fn make_symlink(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        target: &[u8],
+    ) -> FsResult<Attr> {
+        let parent = self.tree_directory(parent)?;
+        let ground = self.ground_of_entries(parent)?;
+        let (uid, gid) = (caller.uid, caller.gid);
+        let symlink = Symlink {
+            parent,
+            name: name.as_bytes().to_vec(),
+            target: target.to_vec(),
+            uid,
+            gid,
+        };
+        self.make(caller, ground, Command::Symlink(symlink)).await
+    }
+
+    /// Gives a file another name; its uncommitted bytes travel along.
+    ///
+    /// # Errors
+    /// As [`FileSystem::make_node`].
+    pub async fn link(
+        &self,
+        caller: Caller,
+        node: u64,
+        parent: u64,
+        name: &OsStr,
+    ) -> FsResult<Attr> {
+        let inode = self.tree_inode(node)?;
+        let parent = self.tree_directory(parent)?;
+        let ground = self.ground_of_entries(parent)?;
+        let (content, carried) = self.take_for_entry(inode).await?;
+        let command = Command::Link(Link {
+            inode,
+            parent,
+            name: name.as_bytes().to_vec(),
+            content,
+        });
+        let made = self.make(caller, ground, command).await;
+        self.settle_carried(carried, made.is_ok());
+        made
+    }
+
+    /// Removes a name of a file.
+    ///
+    /// # Errors
+    /// As [`FileSystem::make_node`].
+    pub async fn unlink(&self, caller: Caller, parent: u64, name: &OsStr) -> FsResult<()> {
+        let parent = self.tree_directory(parent)?;
+        let ground = self.ground_of_entries(parent)?;
+        let remove = Remove {
+            parent,
+            name: name.as_bytes().to_vec(),
+        };
+        self.commit(caller, ground, Command::Unlink(remove))
+            .await
+            .map(|_| ())
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// As [`FileSystem::make_node`].
+    pub async fn remove_directory(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+    ) -> FsResult<()> {
+        let parent = self.tree_directory(parent)?;
+        if parent == InodeNo::ROOT && name.as_bytes() == VFS_NAME {
+            return Err(FsError::NotPermitted.into());
+        }
+        let ground = self.ground_of_entries(parent)?;
+        let remove = Remove {
+            parent,
+            name: name.as_bytes().to_vec(),
+        };
+        self.commit(caller, ground, Command::Rmdir(remove))
+            .await
+            .map(|_| ())
+    }
+
+    /// Moves a name; the moved file's uncommitted bytes travel along.
+    ///
+    /// # Errors
+    /// As [`FileSystem::make_node`].
+    pub async fn rename(
+        &self,
+        caller: Caller,
+        (parent, name): (u64, &OsStr),
+        (new_parent, new_name): (u64, &OsStr),
+        mode: RenameMode,
+    ) -> FsResult<()> {
+        let (parent, new_parent) = (
+            self.tree_directory(parent)?,
+            self.tree_directory(new_parent)?,
+        );
+        let (from, to) = (
+            self.ground_of_entries(parent)?,
+            self.ground_of_entries(new_parent)?,
+        );
+        let moved = self.state().tree().lookup(parent, name.as_bytes())?;
+        let (content, carried) = self.take_for_entry(moved).await?;
+        let (name, new_name) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
+        let rename = Rename {
+            parent,
+            name,
+            new_parent,
+            new_name,
+            mode,
+            content,
+        };
+        let ground = if from.fence.is_some() { from } else { to };
+        let renamed = self.commit(caller, ground, Command::Rename(rename)).await;
+        self.settle_carried(carried, renamed.is_ok());
+        renamed.map(|_| ())
+    }
+
+    /// Changes attributes; `size` is `truncate(2)` by path.
+    ///
+    /// # Errors
+    /// As [`FileSystem::make_node`].
+    pub async fn set_attr(&self, caller: Caller, node: u64, set: SetAttr) -> FsResult<Attr> {
+        let inode = self.tree_inode(node)?;
+        if self.state().tree().inode(inode).is_none() {
+            return self.set_orphan_attr(inode, &set);
+        }
+        let ground = self.ground_of_inode(inode)?;
+        if set.mtime.is_some()
+            && let Some(open) = self.handles.opened(inode)
+        {
+            // An explicit time wins over that of writes before it, even if their content commits later.
+            open.state
+                .lock()
+                .pending
+                .iter_mut()
+                .for_each(|pending| pending.last_write = None);
+        }
+        self.commit(caller, ground, Command::SetAttr(SetAttr { inode, ..set }))
+            .await?;
+        self.attr(node)
+    }
+
+    /// An unlinked file that is open here is this node's alone.
+    fn set_orphan_attr(&self, number: InodeNo, set: &SetAttr) -> FsResult<Attr> {
+        let open = self.handles.opened(number).ok_or(FsError::NotFound)?;
+        let mut state = open.state.lock();
+        let orphan = state.orphan.as_mut().ok_or(FsError::NotFound)?;
+        let now = super::file_io::wall_now();
+        let time = |set: TimeSet| match set {
+            TimeSet::Now => now,
+            TimeSet::At(time) => time,
+        };
+        orphan.mode = set.mode.unwrap_or(orphan.mode);
+        orphan.uid = set.uid.unwrap_or(orphan.uid);
+        orphan.gid = set.gid.unwrap_or(orphan.gid);
+        orphan.atime = set.atime.map_or(orphan.atime, time);
+        orphan.mtime = set.mtime.map_or(orphan.mtime, time);
+        if let (Some(size), Kind::Regular(content)) = (set.size, &mut orphan.kind) {
+            content.apply_op(&crate::state_machine::command::ContentOp::Truncate(size))?;
+        }
+        orphan.names.clear();
+        Ok(Attr::of(orphan))
+    }
+
+    async fn make(&self, caller: Caller, ground: Ground, command: Command) -> FsResult<Attr> {
+        match self.commit(caller, ground, command).await?.outcome? {
+            Done::Inode { inode, .. } => {
+                let attr = self.attr(inode.0)?;
+                self.lookups.add(inode);
+                Ok(attr)
+            }
+            Done::Unit | Done::Session(_) | Done::Member(_) | Done::Appended { .. } => {
+                Err(FsError::Invalid.into())
+            }
+        }
+    }
+
+    /// Proposes on behalf of a caller; a refusal by `apply` is a failure.
+    pub(super) async fn commit(
+        &self,
+        caller: Caller,
+        ground: Ground,
+        command: Command,
+    ) -> FsResult<Committed> {
+        let proposal = Proposal {
+            author: caller.author(),
+            fence: ground.fence,
+            command,
+            bound_to: ground.bound_to,
+        };
+        let committed = self.proposer().propose(proposal).await?;
+        committed.outcome?;
+        Ok(committed)
+    }
+
+    /// The inode of a node that can be changed.
+    pub(super) fn tree_inode(&self, node: u64) -> FsResult<InodeNo> {
+        match Node::of(node) {
+            Node::Inode(inode) => Ok(inode),
+            _ => Err(Failure::ReadOnly),
+        }
+    }
+
+    /// A directory in which names can change.
+    pub(super) fn tree_directory(&self, node: u64) -> FsResult<InodeNo> {
+        self.check_writable()?;
+        self.tree_inode(node)
+    }
+
+    /// Without a majority nothing is begun.
+    pub(super) fn check_writable(&self) -> FsResult<()> {
+        let status = self.status();
+        if status.quorum {
+            Ok(())
+        } else {
+            Err(ProposeError::NoQuorum(status.why.clone()).into())
+        }
+    }
+
+    pub(super) fn ground_of_entries(&self, directory: InodeNo) -> FsResult<Ground> {
+        let state = self.state();
+        let guard = state.guard_of_entries(directory);
+        self.ground(&state, guard, directory)
+    }
+
+    pub(super) fn ground_of_inode(&self, inode: InodeNo) -> FsResult<Ground> {
+        let state = self.state();
+        let guard = state.guard_of_inode(inode);
+        self.ground(&state, guard, inode)
+    }
+
+    /// What a call at `place` begins under. Locks and guarded places are bound to the session of now.
+    fn ground(
+        &self,
+        state: &StateMachine,
+        guard: Option<crate::state_machine::Guard>,
+        place: InodeNo,
+    ) -> FsResult<Ground> {
+        let session = self.proposer().session();
+        match guard {
+            Some(guard) => {
+                let held = guard.lock.and_then(|lock| state.locks().of(lock));
+                match (session, held) {
+                    (Some(session), Some(lock)) if lock.is_held_by(session) => Ok(Ground {
+                        fence: guard.fence,
+                        bound_to: Some(session),
+                    }),
+                    _ => Err(FsError::FenceRevoked.into()),
+                }
+            }
+            None if state.tree().is_within(place, LK) => match session {
+                Some(session) => Ok(Ground {
+                    fence: None,
+                    bound_to: Some(session),
+                }),
+                None => Err(ProposeError::SessionExpired.into()),
+            },
+            None => Ok(Ground::default()),
+        }
+    }
+}
+
+impl ChangeSink for FileSystem {
+    fn before_publication(&self, batch: &[Applied]) {
+        for change in batch.iter().flat_map(|applied| &applied.changes) {
+            let Change::Gone(inode) = change else {
+                continue;
+            };
+            self.lookups.keep_gone(inode);
+            if let Some(open) = self.handles.opened(inode.number) {
+                let mut orphan = Inode::clone(inode);
+                orphan.names.clear();
+                open.state.lock().orphan = Some(orphan);
+            }
+        }
+    }
+
+    fn applied(&self, entry: &Applied) {
+        if let Some(feed) = self.feed.get() {
+            feed.applied(entry);
+        }
+    }
+
+    fn snapshot_installed(&self, _index: LogIndex) {}
+}

@@ -1,0 +1,669 @@
+//! The kernel's requests, one method each: copy the arguments, call `fs`, reply.
+//!
+//! What needs a majority runs as a task with the reply moved into it; the rest is answered on the spot from the local
+//! replica. Requests of the replay thread are answered from its ticket and propose nothing.
+
+use std::ffi::OsStr;
+use std::future::Future;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use super::convert::{
+    BLOCK_BYTES, caller, file_attr, file_type, node_kind, rename_mode, time_set, to_errno,
+};
+use super::interrupts::Interrupts;
+use super::tickets::{REPLAY_HANDLE, Ticket, Tickets};
+use crate::fs::FileSystem;
+use crate::fs::attr::Attr;
+use crate::fs::errno::{Failure, FsResult};
+use crate::fs::open_flags;
+use crate::limits::{FUSE_WRITE_BYTES_MAX, NAME_LEN_BYTES_MAX};
+use crate::state_machine::command::{SetAttr, XattrMode};
+use crate::state_machine::ids::{HandleId, InodeNo};
+use crate::state_machine::inode::Inode;
+use crate::state_machine::outcome::FsError;
+
+/// Nothing is cached by the kernel: another node may change it at any time.
+const TTL: Duration = Duration::ZERO;
+/// Inode numbers are never used again, so one generation is enough.
+const GENERATION: Generation = Generation(0);
+
+/// The filesystem as the kernel sees it.
+pub struct Adapter {
+    pub(super) fs: Arc<FileSystem>,
+    pub(super) tickets: Arc<Tickets>,
+    pub(super) interrupts: Arc<Interrupts>,
+    pub(super) runtime: tokio::runtime::Handle,
+}
+
+impl Adapter {
+    /// Runs an operation that waits for a majority, and answers with its result.
+    fn run<T: Send + 'static>(
+        &self,
+        request: &Request,
+        operation: impl Future<Output = FsResult<T>> + Send + 'static,
+        answer: impl FnOnce(FsResult<T>) + Send + 'static,
+    ) {
+        let (interrupts, tid) = (self.interrupts.clone(), request.pid());
+        self.runtime
+            .spawn(async move { answer(interrupts.run(tid, operation).await) });
+    }
+
+    fn ticket(&self, request: &Request) -> Option<Arc<Ticket>> {
+        self.tickets.of(request.pid())
+    }
+
+    /// Attributes of an inode that a ticket names, as they are now; one more reference of the kernel.
+    fn attr_for_replay(&self, inode: &Arc<Inode>, loses_link: bool) -> Attr {
+        let now = self.fs.attr(inode.number.0);
+        let mut attr = now.unwrap_or_else(|_| Attr {
+            links: 0,
+            ..Attr::of(inode)
+        });
+        if loses_link && !inode.is_directory() {
+            attr.links += 1;
+        }
+        if inode.is_directory() {
+            attr.links = attr.links.max(2);
+        }
+        self.fs.lookups().add(inode.number);
+        if self.fs.state().tree().inode(inode.number).is_none() {
+            self.fs.lookups().keep_gone(inode);
+        }
+        attr
+    }
+
+    fn entry_for_replay(&self, ticket: &Ticket, reply: ReplyEntry) {
+        match &ticket.inode {
+            Some(inode) => reply.entry(
+                &TTL,
+                &file_attr(&self.attr_for_replay(inode, false)),
+                GENERATION,
+            ),
+            None => reply.error(Errno::EIO),
+        }
+    }
+}
+
+fn entry(reply: ReplyEntry) -> impl FnOnce(FsResult<Attr>) + Send {
+    move |made| match made {
+        Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
+        Err(failure) => reply.error(to_errno(&failure)),
+    }
+}
+
+fn attributes(reply: ReplyAttr) -> impl FnOnce(FsResult<Attr>) + Send {
+    move |seen| match seen {
+        Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
+        Err(failure) => reply.error(to_errno(&failure)),
+    }
+}
+
+fn empty(reply: ReplyEmpty) -> impl FnOnce(FsResult<()>) + Send {
+    move |done| match done {
+        Ok(()) => reply.ok(),
+        Err(failure) => reply.error(to_errno(&failure)),
+    }
+}
+
+/// Read handles need no FLUSH; both kinds bypass the page cache, which could join two versions.
+fn fopen_flags(writes: bool) -> FopenFlags {
+    if writes {
+        FopenFlags::FOPEN_DIRECT_IO
+    } else {
+        FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH
+    }
+}
+
+/// The two-step protocol of `getxattr(2)` and `listxattr(2)`: first the size, then the bytes.
+fn xattr_bytes(bytes: FsResult<Vec<u8>>, size: u32, reply: ReplyXattr) {
+    match bytes {
+        Err(failure) => reply.error(to_errno(&failure)),
+        Ok(bytes) if size == 0 => reply.size(u32::try_from(bytes.len()).unwrap_or(u32::MAX)),
+        Ok(bytes) if bytes.len() > size as usize => reply.error(Errno::ERANGE),
+        Ok(bytes) => reply.data(&bytes),
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        // One by one: a single unsupported bit refuses all of a call.
+        for (name, flag) in [
+            ("ATOMIC_O_TRUNC", InitFlags::FUSE_ATOMIC_O_TRUNC),
+            ("EXPORT_SUPPORT", InitFlags::FUSE_EXPORT_SUPPORT),
+            ("PARALLEL_DIROPS", InitFlags::FUSE_PARALLEL_DIROPS),
+            ("ASYNC_DIO", InitFlags::FUSE_ASYNC_DIO),
+            ("DIRECT_IO_ALLOW_MMAP", InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP),
+        ] {
+            if config.add_capabilities(flag).is_err() {
+                return Err(std::io::Error::other(format!(
+                    "this kernel's FUSE does not offer {name}; Linux 6.6 or newer is needed"
+                )));
+            }
+        }
+        config
+            .set_max_write(FUSE_WRITE_BYTES_MAX)
+            .map(|_| ())
+            .map_err(|most| {
+                std::io::Error::other(format!(
+                    "the kernel takes writes of {most} bytes at the most"
+                ))
+            })
+    }
+
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if let Some(ticket) = self.ticket(request)
+            && let Some(before) = ticket.name_before(parent.0, name.as_bytes())
+        {
+            match &before.inode {
+                Some(inode) => {
+                    let attr = self.attr_for_replay(inode, before.loses_link);
+                    reply.entry(&TTL, &file_attr(&attr), GENERATION);
+                }
+                None => reply.error(Errno::ENOENT),
+            }
+            return;
+        }
+        entry(reply)(self.fs.lookup(parent.0, name));
+    }
+
+    fn forget(&self, _request: &Request, node: INodeNo, count: u64) {
+        self.fs.forget(node.0, count);
+    }
+
+    fn getattr(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        _handle: Option<FileHandle>,
+        reply: ReplyAttr,
+    ) {
+        attributes(reply)(self.fs.attr(node.0));
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        if self.ticket(request).is_some() {
+            return attributes(reply)(self.fs.attr(node.0));
+        }
+        let (fs, caller) = (self.fs.clone(), caller(request));
+        let (atime, mtime) = (atime.map(time_set), mtime.map(time_set));
+        let mut set = SetAttr {
+            inode: InodeNo(node.0),
+            mode,
+            uid,
+            gid,
+            size,
+            atime,
+            mtime,
+        };
+        let operation = async move {
+            if let (Some(handle), Some(size)) = (handle, set.size) {
+                fs.truncate_handle(HandleId(handle.0), size).await?;
+                set.size = None;
+                if (SetAttr {
+                    inode: set.inode,
+                    ..SetAttr::default()
+                }) == set
+                {
+                    return fs.attr(node.0);
+                }
+            }
+            fs.set_attr(caller, node.0, set).await
+        };
+        self.run(request, operation, attributes(reply));
+    }
+
+    fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
+        match self.fs.read_link(node.0) {
+            Ok(target) => reply.data(&target),
+            Err(failure) => reply.error(to_errno(&failure)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        device: u32,
+        reply: ReplyEntry,
+    ) {
+        if let Some(ticket) = self.ticket(request) {
+            return self.entry_for_replay(&ticket, reply);
+        }
+        let (fs, caller, name) = (self.fs.clone(), caller(request), name.to_owned());
+        let operation = async move {
+            let kind = node_kind(mode, device)?;
+            fs.make_node(caller, parent.0, &name, kind, mode & 0o7777)
+                .await
+        };
+        self.run(request, operation, entry(reply));
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        if let Some(ticket) = self.ticket(request) {
+            return self.entry_for_replay(&ticket, reply);
+        }
+        let (fs, caller, name) = (self.fs.clone(), caller(request), name.to_owned());
+        let operation = async move { fs.make_directory(caller, parent.0, &name, mode).await };
+        self.run(request, operation, entry(reply));
+    }
+
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        if let Some(ticket) = self.ticket(request) {
+            return self.entry_for_replay(&ticket, reply);
+        }
+        let (fs, caller, name) = (self.fs.clone(), caller(request), name.to_owned());
+        let target = target.as_os_str().as_bytes().to_vec();
+        let operation = async move { fs.make_symlink(caller, parent.0, &name, &target).await };
+        self.run(request, operation, entry(reply));
+    }
+
+    fn link(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        parent: INodeNo,
+        name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        if let Some(ticket) = self.ticket(request) {
+            return self.entry_for_replay(&ticket, reply);
+        }
+        let (fs, caller, name) = (self.fs.clone(), caller(request), name.to_owned());
+        let operation = async move { fs.link(caller, node.0, parent.0, &name).await };
+        self.run(request, operation, entry(reply));
+    }
+
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        if self.ticket(request).is_some() {
+            return reply.ok();
+        }
+        let (fs, caller, name) = (self.fs.clone(), caller(request), name.to_owned());
+        let operation = async move { fs.unlink(caller, parent.0, &name).await };
+        self.run(request, operation, empty(reply));
+    }
+
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        if self.ticket(request).is_some() {
+            return reply.ok();
+        }
+        let (fs, caller, name) = (self.fs.clone(), caller(request), name.to_owned());
+        let operation = async move { fs.remove_directory(caller, parent.0, &name).await };
+        self.run(request, operation, empty(reply));
+    }
+
+    fn rename(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        if self.ticket(request).is_some() {
+            return reply.ok();
+        }
+        let (fs, caller) = (self.fs.clone(), caller(request));
+        let (name, new_name) = (name.to_owned(), new_name.to_owned());
+        let operation = async move {
+            let mode = rename_mode(flags)?;
+            fs.rename(caller, (parent.0, &name), (new_parent.0, &new_name), mode)
+                .await
+        };
+        self.run(request, operation, empty(reply));
+    }
+
+    fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if self.ticket(request).is_some() {
+            return reply.opened(FileHandle(REPLAY_HANDLE), fopen_flags(false));
+        }
+        let flags = open_flags::OpenFlags::from_bits(flags.0);
+        match self.fs.open(caller(request), node.0, flags) {
+            Ok(handle) => reply.opened(FileHandle(handle.0), fopen_flags(flags.write)),
+            Err(failure) => reply.error(to_errno(&failure)),
+        }
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (fs, caller, name) = (self.fs.clone(), caller(request), name.to_owned());
+        let flags = open_flags::OpenFlags::from_bits(flags);
+        let operation = async move {
+            fs.create(caller, parent.0, &name, mode & 0o7777, flags)
+                .await
+        };
+        self.run(request, operation, move |made| match made {
+            Ok((attr, handle)) => {
+                let handle = FileHandle(handle.0);
+                reply.created(
+                    &TTL,
+                    &file_attr(&attr),
+                    GENERATION,
+                    handle,
+                    fopen_flags(flags.write),
+                );
+            }
+            Err(failure) => reply.error(to_errno(&failure)),
+        });
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        match self.fs.read(HandleId(handle.0), offset, size as usize) {
+            Ok(bytes) => reply.data(&bytes),
+            Err(failure) => reply.error(to_errno(&failure)),
+        }
+    }
+
+    fn write(
+        &self,
+        request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let id = HandleId(handle.0);
+        let mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let answer = move |written: FsResult<u32>| match written {
+            Ok(len) => reply.written(len),
+            Err(failure) => reply.error(to_errno(&failure)),
+        };
+        if !self.fs.write_waits(id) {
+            return answer(self.fs.write_buffered(id, offset, data, mapped));
+        }
+        let (fs, data) = (self.fs.clone(), data.to_vec());
+        let operation = async move { fs.write_committed(id, offset, &data, mapped).await };
+        self.run(request, operation, answer);
+    }
+
+    fn flush(
+        &self,
+        request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        let (id, caller) = (HandleId(handle.0), caller(request));
+        if handle.0 == REPLAY_HANDLE || !self.fs.has_bytes_to_commit(id) {
+            return reply.ok();
+        }
+        let fs = self.fs.clone();
+        self.run(
+            request,
+            async move { fs.flush(caller, id).await },
+            empty(reply),
+        );
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        if handle.0 != REPLAY_HANDLE {
+            self.fs.release(node.0, HandleId(handle.0));
+        }
+        reply.ok();
+    }
+
+    fn fsync(
+        &self,
+        request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        _data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        let (fs, id) = (self.fs.clone(), HandleId(handle.0));
+        self.run(request, async move { fs.sync(id).await }, empty(reply));
+    }
+
+    fn opendir(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.fs.open_directory(node.0) {
+            Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::empty()),
+            Err(failure) => reply.error(to_errno(&failure)),
+        }
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let entries = match self.fs.read_directory(HandleId(handle.0), offset == 0) {
+            Ok(entries) => entries,
+            Err(failure) => return reply.error(to_errno(&failure)),
+        };
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (position, entry) in entries.iter().enumerate().skip(start) {
+            let name = OsStr::from_bytes(&entry.name);
+            if reply.add(
+                INodeNo(entry.node),
+                position as u64 + 1,
+                file_type(entry.kind),
+                name,
+            ) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.close_directory(HandleId(handle.0));
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        _handle: FileHandle,
+        _data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        if !self.fs.is_barrier(node.0) {
+            // Names are on a majority's disks before the call that made them returns.
+            return reply.ok();
+        }
+        let fs = self.fs.clone();
+        self.run(
+            request,
+            async move { fs.barrier().await.map(|_| ()) },
+            empty(reply),
+        );
+    }
+
+    fn statfs(&self, _request: &Request, _node: INodeNo, reply: ReplyStatfs) {
+        let usage = self.fs.usage();
+        let blocks = |bytes: u64| bytes / u64::from(BLOCK_BYTES);
+        let free = blocks(usage.bytes_free);
+        let name_len = NAME_LEN_BYTES_MAX as u32;
+        let (files, files_free) = (usage.inodes_total, usage.inodes_free);
+        reply.statfs(
+            blocks(usage.bytes_total),
+            free,
+            free,
+            files,
+            files_free,
+            BLOCK_BYTES,
+            name_len,
+            BLOCK_BYTES,
+        );
+    }
+
+    fn setxattr(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let (fs, caller) = (self.fs.clone(), caller(request));
+        let (name, value) = (name.to_owned(), value.to_vec());
+        let operation = async move {
+            let mode = match flags {
+                0 => XattrMode::Any,
+                libc::XATTR_CREATE => XattrMode::Create,
+                libc::XATTR_REPLACE => XattrMode::Replace,
+                _ => return Err(Failure::Refused(FsError::Invalid)),
+            };
+            fs.set_xattr(caller, node.0, &name, &value, mode).await
+        };
+        self.run(request, operation, empty(reply));
+    }
+
+    fn getxattr(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        xattr_bytes(self.fs.xattr(node.0, name), size, reply);
+    }
+
+    fn listxattr(&self, _request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        let names = self.fs.xattr_names(node.0);
+        let list = names.map(|names| {
+            names
+                .into_iter()
+                .flat_map(|name| [name.into_bytes(), vec![0]].concat())
+                .collect()
+        });
+        xattr_bytes(list, size, reply);
+    }
+
+    fn removexattr(&self, request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, caller, name) = (self.fs.clone(), caller(request), name.to_owned());
+        let operation = async move { fs.remove_xattr(caller, node.0, &name).await };
+        self.run(request, operation, empty(reply));
+    }
+
+    fn fallocate(
+        &self,
+        request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let (fs, id) = (self.fs.clone(), HandleId(handle.0));
+        self.run(
+            request,
+            async move { fs.allocate(id, mode, offset, length).await },
+            empty(reply),
+        );
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let found = match (u64::try_from(offset), whence) {
+            (Ok(offset), libc::SEEK_DATA) => self.fs.seek(HandleId(handle.0), offset, true),
+            (Ok(offset), libc::SEEK_HOLE) => self.fs.seek(HandleId(handle.0), offset, false),
+            (Err(_), libc::SEEK_DATA | libc::SEEK_HOLE) => Err(Failure::NoSuchOffset),
+            _ => Err(FsError::Invalid.into()),
+        };
+        match found {
+            Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
+            Err(failure) => reply.error(to_errno(&failure)),
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! The mount of one node: made, watched, made anew after an unmount, and taken down.
+//!
+//! The mount is made with `mount(2)` directly, so that nothing but [`Mount::stop`] ever unmounts it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use parking_lot::Mutex;
+
+use super::adapter::Adapter;
+use super::interrupts::Interrupts;
+use super::replay::{MountRoot, Replayer};
+use super::replay_queue::ReplayQueue;
+use super::tickets::Tickets;
+use crate::fs::FileSystem;
+use crate::limits::{FUSE_THREADS, FUSE_WRITE_BYTES_MAX, MOUNT_CHECK_EVERY_MS};
+use crate::state_machine::ids::NodeId;
+
+/// Why the tree cannot be mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// The mount point cannot be used.
+    #[error(
+        "{point} cannot be used as mount point; make it an empty directory that nothing is mounted on"
+    )]
+    Point {
+        /// The directory.
+        point: String,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// The kernel refused.
+    #[error(
+        "the kernel refuses to mount on {point}; is /dev/fuse there, and is this process root?"
+    )]
+    Refused {
+        /// The directory.
+        point: String,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+}
+
+/// A mounted tree. Dropping it leaves the mount behind; call [`Mount::stop`].
+pub struct Mount {
+    shared: Arc<Shared>,
+    replay: Option<JoinHandle<()>>,
+    watch: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    point: PathBuf,
+    fs: Arc<FileSystem>,
+    tickets: Arc<Tickets>,
+    interrupts: Arc<Interrupts>,
+    queue: Arc<ReplayQueue>,
+    root: Arc<Mutex<Option<Arc<MountRoot>>>>,
+    runtime: tokio::runtime::Handle,
+    stopping: AtomicBool,
+}
+
+impl Mount {
+    /// Mounts `fs` on `point` and raises events of nodes other than `own` there. A proposer must be attached.
+    ///
+    /// # Errors
+    /// [`MountError`].
+    pub fn start(fs: Arc<FileSystem>, point: &Path, own: NodeId) -> Result<Self, MountError> {
+        let runtime = fs.runtime().clone();
+        let queue = ReplayQueue::new(own, &fs);
+        fs.attach_feed(queue.clone());
+        let shared = Arc::new(Shared {
+            point: prepare(point)?,
+            tickets: Arc::default(),
+            interrupts: Interrupts::start(&runtime),
+            queue,
+            root: Arc::default(),
+            runtime,
+            stopping: AtomicBool::new(false),
+            fs,
+        });
+        let device = shared.mount_once()?;
+        let replayer = Replayer {
+            fs: shared.fs.clone(),
+            tickets: shared.tickets.clone(),
+            queue: shared.queue.clone(),
+            root: shared.root.clone(),
+        };
+        let refused = |cause| MountError::Refused {
+            point: shared.point.display().to_string(),
+            cause,
+        };
+        let replay = spawn("replay", move || replayer.run()).map_err(refused)?;
+        let watched = shared.clone();
+        let watch = spawn("mount-watch", move || watched.watch(device)).map_err(refused)?;
+        Ok(Self {
+            shared,
+            replay: Some(replay),
+            watch: Some(watch),
+        })
+    }
+
+    /// Takes the mount down: at once for new calls; open files go on until the process ends.
+    pub fn stop(mut self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        self.shared.queue.stop();
+        // Its descriptors would keep the mount alive.
+        *self.shared.root.lock() = None;
+        if let Err(error) = umount2(&self.shared.point, MntFlags::MNT_DETACH) {
+            tracing::warn!(point = %self.shared.point.display(), %error, "the mount is gone already");
+        }
+        for thread in [self.replay.take(), self.watch.take()]
+            .into_iter()
+            .flatten()
+        {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the mount panicked");
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Mounts and serves. Returns the device number of the new mount.
+    fn mount_once(&self) -> Result<u64, MountError> {
+        let refused = |cause: io::Error| MountError::Refused {
+            point: self.point.display().to_string(),
+            cause,
+        };
+        let device = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/fuse")
+            .map_err(refused)?;
+        let options = format!(
+            "fd={},rootmode=40755,user_id=0,group_id=0,default_permissions,allow_other,max_read={FUSE_WRITE_BYTES_MAX}",
+            device.as_raw_fd()
+        );
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        mount(
+            Some("vfsd"),
+            &self.point,
+            Some("fuse.vfsd"),
+            flags,
+            Some(options.as_str()),
+        )
+        .map_err(|errno| refused(errno.into()))?;
+        self.serve(device).map_err(|cause| {
+            // The half-made mount answers nobody: it must not stay.
+            let _ = umount2(&self.point, MntFlags::MNT_DETACH);
+            refused(cause)
+        })
+    }
+
+    fn serve(&self, device: File) -> io::Result<u64> {
+        let adapter = Adapter {
+            fs: self.fs.clone(),
+            tickets: self.tickets.clone(),
+            interrupts: self.interrupts.clone(),
+            runtime: self.runtime.clone(),
+        };
+        let mut config = fuser::Config::default();
+        config.n_threads = Some(FUSE_THREADS);
+        config.clone_fd = true;
+        let session = fuser::Session::from_fd(
+            adapter,
+            OwnedFd::from(device),
+            fuser::SessionACL::All,
+            config,
+        )?;
+        let notifier = session.notifier();
+        // Its threads end by themselves with the last use of this mount; there is nothing to join.
+        drop(session.spawn()?);
+        // `open_by_handle_at` takes no O_PATH descriptor.
+        let directory = File::open(&self.point)?;
+        let number = directory.metadata()?.dev();
+        *self.root.lock() = Some(Arc::new(MountRoot {
+            directory: directory.into(),
+            notifier,
+        }));
+        Ok(number)
+    }
+
+    /// Watches the mount table. After an unmount by somebody else our descriptors are closed, so that the old mount can
+    /// end, and the tree is mounted anew.
+    fn watch(&self, mut device: u64) {
+        let Ok(table) = File::open("/proc/self/mountinfo") else {
+            return tracing::error!(
+                "/proc/self/mountinfo cannot be read: an unmount will not be noticed"
+            );
+        };
+        while !self.stopping.load(Ordering::Acquire) {
+            let mut waiting = [PollFd::new(
+                table.as_fd(),
+                PollFlags::POLLPRI | PollFlags::POLLERR,
+            )];
+            // The time limit lets a stop through; a failed poll looks again as well.
+            let _ = poll(&mut waiting, PollTimeout::from(MOUNT_CHECK_EVERY_MS));
+            if is_mounted(&self.point, device) || self.stopping.load(Ordering::Acquire) {
+                continue;
+            }
+            *self.root.lock() = None;
+            tracing::warn!(point = %self.point.display(), "somebody unmounted the tree; it is mounted anew");
+            match self.mount_once() {
+                Ok(number) => device = number,
+                Err(error) => {
+                    tracing::error!(%error, "the tree could not be mounted anew; trying again")
+                }
+            }
+        }
+    }
+}
+
+/// Whether the mount with this device number is still at `point`.
+fn is_mounted(point: &Path, device: u64) -> bool {
+    let number = format!(
+        "{}:{}",
+        nix::sys::stat::major(device),
+        nix::sys::stat::minor(device)
+    );
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    table.lines().any(|line| {
+        let mut fields = line.split(' ');
+        fields.nth(2) == Some(&number)
+            && fields
+                .nth(1)
+                .is_some_and(|at| Path::new(&unescape(at)) == point)
+    })
+}
+
+/// mountinfo writes blanks, tabs, newlines and backslashes in octal.
+fn unescape(text: &str) -> String {
+    text.replace("\\040", " ")
+        .replace("\\011", "\t")
+        .replace("\\012", "\n")
+        .replace("\\134", "\\")
+}
+
+/// Makes the mount point; what a killed daemon left mounted there is detached first.
+fn prepare(point: &Path) -> Result<PathBuf, MountError> {
+    let unusable = |cause| MountError::Point {
+        point: point.display().to_string(),
+        cause,
+    };
+    if let Err(error) = std::fs::metadata(point)
+        && error.raw_os_error() == Some(libc::ENOTCONN)
+    {
+        umount2(point, MntFlags::MNT_DETACH).map_err(|errno| unusable(errno.into()))?;
+    }
+    std::fs::create_dir_all(point).map_err(unusable)?;
+    std::fs::canonicalize(point).map_err(unusable)
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.into()).spawn(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_with_blanks_are_found() {
+        assert_eq!(unescape("/a\\040b\\134c"), "/a b\\c");
+        assert!(!is_mounted(Path::new("/nowhere"), 0));
+    }
+}

@@ -1,0 +1,95 @@
+//! Real mounts of two nodes over one log in this process: what the kernel sees and what its watchers see.
+//!
+//! Needs root and /dev/fuse. Where these are missing the tests fail and say so: a skipped test would look like a pass.
+
+mod events;
+mod shared_log;
+mod shell;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use shared_log::SharedLog;
+use vfsd::fs::FileSystem;
+use vfsd::fuse::session::Mount;
+use vfsd::state_machine::ids::NodeId;
+
+/// Two mounted nodes. Dropping it unmounts both.
+struct Cluster {
+    log: Arc<SharedLog>,
+    mounts: Vec<Option<Mount>>,
+    folder: tempfile::TempDir,
+    _filesystems: Vec<Arc<FileSystem>>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Cluster {
+    fn start() -> Self {
+        // RUST_LOG=debug shows what the replay does; a second test finds the subscriber in place.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_test_writer()
+            .try_init();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let log = SharedLog::new();
+        let mut filesystems = Vec::new();
+        let mut mounts = Vec::new();
+        for number in 1..=2u64 {
+            let fs = log.add_node(number, runtime.handle());
+            let point = folder.path().join(format!("n{number}"));
+            let mount = Mount::start(fs.clone(), &point, NodeId(number));
+            mounts.push(Some(mount.expect("mounting needs root and /dev/fuse")));
+            filesystems.push(fs);
+        }
+        Self {
+            log,
+            mounts,
+            folder,
+            _filesystems: filesystems,
+            _runtime: runtime,
+        }
+    }
+
+    fn path(&self, node: u64, path: &str) -> PathBuf {
+        self.folder.path().join(format!("n{node}")).join(path)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.mounts
+            .iter_mut()
+            .filter_map(Option::take)
+            .for_each(Mount::stop);
+    }
+}
+
+/// Runs a shell script with `$A` and `$B` as the two mounts; panics with its output if it fails.
+fn run(cluster: &Cluster, script: &str) -> String {
+    let output = sh(cluster.folder.path(), cluster, script);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(
+        output.status.success(),
+        "{script}\n-> {}\n{}{}",
+        output.status,
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    text(&output.stdout)
+}
+
+fn sh(folder: &Path, cluster: &Cluster, script: &str) -> std::process::Output {
+    std::process::Command::new("bash")
+        .args(["-euc", script])
+        .current_dir(folder)
+        .env("A", cluster.path(1, ""))
+        .env("B", cluster.path(2, ""))
+        .output()
+        .unwrap()
+}

@@ -1,0 +1,172 @@
+//! Consensus as one lock: several nodes' filesystems over one state machine, in one process. It tests what lies between
+//! the kernel and the proposer port; the real log is tested by the cluster tests.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+
+use vfsd::fs::FileSystem;
+use vfsd::fs::proposer::{
+    ChangeSink, Committed, NodeStatus, Proposal, ProposeError, Proposer, ProposerFuture,
+};
+use vfsd::state_machine::StateMachine;
+use vfsd::state_machine::command::{Author, Command, Entry, Grant, Member, Origin};
+use vfsd::state_machine::ids::{LogIndex, NodeId, RequestNo, SessionId};
+use vfsd::state_machine::log_time::{LogTime, Stamp, WallTime};
+use vfsd::state_machine::outcome::Applied;
+
+pub struct SharedLog {
+    /// Lock order: the log before the published state.
+    log: Mutex<StateMachine>,
+    published: RwLock<Arc<StateMachine>>,
+    sinks: Mutex<Vec<Arc<FileSystem>>>,
+    quorum: std::sync::atomic::AtomicBool,
+}
+
+impl SharedLog {
+    pub fn new() -> Arc<Self> {
+        let state = StateMachine::new();
+        Arc::new(Self {
+            published: RwLock::new(Arc::new(state.clone())),
+            log: Mutex::new(state),
+            sinks: Mutex::default(),
+            quorum: true.into(),
+        })
+    }
+
+    /// Lets proposals through, or refuses them as a node without majority does.
+    pub fn set_quorum(&self, quorum: bool) {
+        self.quorum.store(quorum, Ordering::SeqCst);
+    }
+
+    pub fn state(&self) -> Arc<StateMachine> {
+        self.published.read().unwrap().clone()
+    }
+
+    /// Adds a node with a session and a filesystem of its own.
+    pub fn add_node(
+        self: &Arc<Self>,
+        number: u64,
+        runtime: &tokio::runtime::Handle,
+    ) -> Arc<FileSystem> {
+        let node = NodeId(number);
+        let member = Member {
+            node,
+            name: format!("n{number}"),
+            address: String::new(),
+            grant: Grant::Writer,
+            age_public: String::new(),
+        };
+        self.append(None, Command::MemberPut(member));
+        let session = SessionId(self.append(None, Command::SessionOpen { node }).index.0);
+        let fs = FileSystem::new(number << 32, runtime.clone());
+        self.sinks.lock().unwrap().push(fs.clone());
+        let next = AtomicU64::new(1);
+        fs.attach(Arc::new(TestNode {
+            log: self.clone(),
+            node,
+            session,
+            next,
+        }));
+        fs
+    }
+
+    fn append(&self, from: Option<(Author, Origin, Proposal)>, command: Command) -> Applied {
+        let mut state = self.log.lock().unwrap();
+        let index = LogIndex(state.applied().0 + 1);
+        let since = std::time::UNIX_EPOCH.elapsed().unwrap();
+        let wall = WallTime {
+            secs: since.as_secs() as i64,
+            nanos: since.subsec_nanos(),
+        };
+        let stamp = Stamp {
+            log_time: LogTime(since.as_millis() as u64),
+            wall,
+        };
+        let entry = match from {
+            Some((author, origin, proposal)) => Entry {
+                stamp,
+                author,
+                origin: Some(origin),
+                fence: proposal.fence,
+                command,
+            },
+            None => Entry {
+                stamp,
+                author: Author::default(),
+                origin: None,
+                fence: None,
+                command,
+            },
+        };
+        let applied = state.apply(index, &entry);
+        vfsd::state_machine::invariants::check(&state).expect("every state is whole");
+        let sinks = self.sinks.lock().unwrap().clone();
+        sinks
+            .iter()
+            .for_each(|sink| sink.before_publication(std::slice::from_ref(&applied)));
+        *self.published.write().unwrap() = Arc::new(state.clone());
+        sinks
+            .iter()
+            .for_each(|sink| ChangeSink::applied(&**sink, &applied));
+        applied
+    }
+}
+
+struct TestNode {
+    log: Arc<SharedLog>,
+    node: NodeId,
+    session: SessionId,
+    next: AtomicU64,
+}
+
+impl Proposer for TestNode {
+    fn propose(&self, proposal: Proposal) -> ProposerFuture<Result<Committed, ProposeError>> {
+        if !self.log.quorum.load(Ordering::SeqCst) {
+            return Box::pin(async { Err(ProposeError::NoQuorum("the test says so".into())) });
+        }
+        let author = Author {
+            node: self.node,
+            grant: Grant::Writer,
+            ..proposal.author.clone()
+        };
+        let origin = Origin {
+            session: self.session,
+            request: RequestNo(self.next.fetch_add(1, Ordering::SeqCst)),
+            settled_below: RequestNo(0),
+            abandoned: Vec::new(),
+        };
+        let log = self.log.clone();
+        Box::pin(async move {
+            let command = proposal.command.clone();
+            let applied = log.append(Some((author, origin, proposal)), command);
+            Ok(Committed {
+                index: applied.index,
+                outcome: applied.outcome,
+            })
+        })
+    }
+
+    fn barrier(&self) -> ProposerFuture<Result<LogIndex, ProposeError>> {
+        let applied = self.log.state().applied();
+        Box::pin(async move { Ok(applied) })
+    }
+
+    fn state(&self) -> Arc<StateMachine> {
+        self.log.state()
+    }
+
+    fn status(&self) -> Arc<NodeStatus> {
+        let quorum = self.log.quorum.load(Ordering::SeqCst);
+        let node = format!("n{}", self.node);
+        Arc::new(NodeStatus {
+            node,
+            id: self.node,
+            quorum,
+            ..NodeStatus::default()
+        })
+    }
+
+    fn session(&self) -> Option<SessionId> {
+        Some(self.session)
+    }
+}
