@@ -7,6 +7,7 @@
 //! agent.
 
 pub mod catalog;
+pub mod conformance;
 pub mod driver;
 pub mod error;
 pub mod host;

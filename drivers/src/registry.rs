@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::catalog::file::FileDriver;
+use crate::catalog::postgres::PostgresDriver;
 use crate::driver::{Description, Driver, FieldError};
 use crate::nearest::nearest_name;
 
@@ -15,7 +16,7 @@ pub struct Registry {
 
 /// The drivers that are built in.
 pub fn builtin() -> Registry {
-    Registry::of(vec![Box::new(FileDriver)])
+    Registry::of(vec![Box::new(FileDriver), Box::new(PostgresDriver)])
 }
 
 impl Registry {

@@ -1,0 +1,2 @@
+-- contextos create database
+CREATE DATABASE :"database" OWNER :"owner";

@@ -1,0 +1,2 @@
+-- contextos drop slot
+SELECT pg_drop_replication_slot(:'slot');

@@ -1,0 +1,3 @@
+-- contextos grant owner
+SET synchronous_commit = local;
+GRANT :"owner" TO :"role";
