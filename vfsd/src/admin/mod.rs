@@ -1,1 +1,6 @@
-//! The admin socket of a running daemon.
+//! The admin socket of a running daemon: one JSON object a line in each direction, for root on this machine only.
+
+pub mod client;
+pub mod protocol;
+mod report;
+pub mod server;

@@ -2,9 +2,28 @@
 //!
 //! Nothing outside knows openraft's types; the filesystem sees [`crate::fs::proposer::Proposer`] only.
 
+pub mod authority;
+pub mod barrier;
+pub mod core;
 pub mod entry_format;
+pub mod lease_keeper;
+pub mod lease_table;
+pub mod log_compaction;
+pub mod membership;
+pub mod node;
+pub mod peers;
+pub mod proposer;
+pub mod quorum;
 pub mod raft_log_store;
+pub mod raft_network;
 pub mod raft_state_machine;
+pub mod request_handler;
+pub mod request_numbers;
+pub mod session_cell;
+pub mod session_keeper;
 pub mod snapshot_store;
+pub mod stamp_clock;
+pub mod status;
 pub mod types;
 pub mod waiters;
+pub mod wire;

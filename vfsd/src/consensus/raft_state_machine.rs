@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
-use openraft::storage::EntryResponder;
+use openraft::storage::{ApplyResponder, EntryResponder};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 
@@ -94,7 +94,8 @@ impl RaftStateMachine {
         &mut self,
         id: LogId,
         payload: EntryPayload<super::types::EntryBytes, u64, openraft::impls::BasicNode>,
-    ) -> io::Result<Response> {
+        responder: Option<ApplyResponder<TypeConfig>>,
+    ) -> io::Result<()> {
         let index = LogIndex(id.index);
         let command = match payload {
             EntryPayload::Blank => None,
@@ -116,15 +117,18 @@ impl RaftStateMachine {
                 self.machine.pass(index);
             }
             self.publish();
-            return Ok(Response(None));
+            respond(responder, None);
+            return Ok(());
         };
         let applied = self.machine.apply(index, &entry);
         self.publish();
         self.published.sink.applied(&applied);
+        // The responder first: a proposer of this node stops listening to it as soon as its waiter is answered.
+        respond(responder, Some(applied.outcome));
         if let Some(origin) = &entry.origin {
             self.complete(index, origin, applied.outcome);
         }
-        Ok(Response(Some(applied.outcome)))
+        Ok(())
     }
 
     fn complete(
@@ -137,6 +141,12 @@ impl RaftStateMachine {
         self.published
             .waiters
             .complete(id, Committed { index, outcome });
+    }
+}
+
+fn respond(responder: Option<ApplyResponder<TypeConfig>>, outcome: Option<Outcome>) {
+    if let Some(responder) = responder {
+        responder.send(Response(outcome));
     }
 }
 
@@ -182,10 +192,7 @@ impl openraft::storage::RaftStateMachine<TypeConfig> for RaftStateMachine {
         Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
         while let Some((entry, responder)) = entries.try_next().await? {
-            let response = self.apply_one(entry.log_id, entry.payload)?;
-            if let Some(responder) = responder {
-                responder.send(response);
-            }
+            self.apply_one(entry.log_id, entry.payload, responder)?;
         }
         Ok(())
     }

@@ -569,9 +569,12 @@ impl FileSystem {
     }
 
     /// Ends the locks that handles of an earlier daemon held in a session that this one resumed.
+    ///
+    /// # Errors
+    /// When this node holds no session yet, or as the commits.
     pub async fn end_locks_of_lost_handles(&self) -> FsResult<()> {
         let Some(session) = self.proposer().session() else {
-            return Ok(());
+            return Err(ProposeError::SessionExpired.into());
         };
         let state = self.state();
         let held = state

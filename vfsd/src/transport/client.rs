@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -22,7 +22,10 @@ use tokio_util::codec::{FramedRead, FramedWrite};
 
 use super::frame::{Frame, FrameKind, codec};
 use super::identity;
-use crate::limits::{CONNECT_TIMEOUT, REQUESTS_UNDER_WAY_MAX, TCP_SILENCE_MAX};
+use crate::limits::{CONNECT_TIMEOUT, CONNECTION_SILENCE_MAX, REQUESTS_UNDER_WAY_MAX, TCP_SILENCE_MAX};
+
+/// Id for a channel to whatever member is at the address.
+pub const ANY_MEMBER: u64 = 0;
 
 /// Why a request has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,7 +47,7 @@ pub struct Channel {
     address: String,
     tls: Arc<ClientConfig>,
     // Held while connecting, so that requests which come meanwhile share the connection.
-    live: tokio::sync::Mutex<Option<Arc<Live>>>,
+    live: Arc<tokio::sync::Mutex<Option<Arc<Live>>>>,
 }
 
 impl std::fmt::Debug for Channel {
@@ -63,7 +66,7 @@ impl Channel {
             node,
             address,
             tls,
-            live: tokio::sync::Mutex::new(None),
+            live: Arc::default(),
         }
     }
 
@@ -81,7 +84,9 @@ impl Channel {
             Ok(answer) => answer,
             Err(_) => {
                 // It may be half dead; TCP alone would keep it for minutes.
-                self.live.lock().await.take();
+                if let Ok(mut current) = self.live.try_lock() {
+                    current.take_if(|live| live.silent_for() > CONNECTION_SILENCE_MAX);
+                }
                 Err(CallError::TimedOut(timeout))
             }
         }
@@ -92,37 +97,36 @@ impl Channel {
         let answer = live.call(body).await;
         if matches!(answer, Err(CallError::Unreachable(_))) {
             let mut current = self.live.lock().await;
-            if current
-                .as_ref()
-                .is_some_and(|current| Arc::ptr_eq(current, &live))
-            {
-                current.take();
-            }
+            current.take_if(|current| Arc::ptr_eq(current, &live));
         }
         answer
     }
 
     async fn live(&self) -> Result<Arc<Live>, CallError> {
-        let mut current = self.live.lock().await;
+        let mut current = Arc::clone(&self.live).lock_owned().await;
         if let Some(live) = current.as_ref().filter(|live| !live.outgoing.is_closed()) {
             return Ok(Arc::clone(live));
         }
-        let connected = tokio::time::timeout(
-            CONNECT_TIMEOUT,
-            connect(&self.address, &self.tls, self.node),
-        )
-        .await;
-        let stream = match connected {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(CallError::Unreachable(reason(&error))),
-            Err(_) => {
-                let reason = format!("no connection within {} ms", CONNECT_TIMEOUT.as_millis());
-                return Err(CallError::Unreachable(reason));
-            }
-        };
-        let live = Arc::new(Live::start(stream));
-        *current = Some(Arc::clone(&live));
-        Ok(live)
+        let (address, tls, node) = (self.address.clone(), Arc::clone(&self.tls), self.node);
+        // A task of its own: a heartbeat waits only milliseconds, and a connection that its caller gave up waiting for
+        // must still come to be.
+        let connecting = tokio::spawn(async move {
+            let connected = tokio::time::timeout(CONNECT_TIMEOUT, connect(&address, &tls, node));
+            let stream = match connected.await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => return Err(CallError::Unreachable(reason(&error))),
+                Err(_) => {
+                    let reason = format!("no connection within {} ms", CONNECT_TIMEOUT.as_millis());
+                    return Err(CallError::Unreachable(reason));
+                }
+            };
+            let live = Arc::new(Live::start(stream));
+            *current = Some(Arc::clone(&live));
+            Ok(live)
+        });
+        connecting.await.unwrap_or_else(|_| {
+            Err(CallError::Unreachable("the node is stopping".into()))
+        })
     }
 }
 
@@ -144,7 +148,12 @@ async fn connect(
     tls: &Arc<ClientConfig>,
     node: u64,
 ) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
-    let name = ServerName::try_from(identity::node_name(node)).map_err(io::Error::other)?;
+    let name = if node == ANY_MEMBER {
+        identity::ANY_NODE.to_owned()
+    } else {
+        identity::node_name(node)
+    };
+    let name = ServerName::try_from(name).map_err(io::Error::other)?;
     connect_as(address, tls, name).await
 }
 
@@ -181,6 +190,7 @@ struct Live {
     // Leaf lock: nothing is awaited while it is held.
     waiting: Arc<Waiting>,
     next_id: AtomicU64,
+    last_reply: Arc<Mutex<Instant>>,
     reader: tokio::task::JoinHandle<()>,
 }
 
@@ -215,16 +225,23 @@ impl Live {
             queue,
             Arc::clone(&waiting),
         ));
+        let last_reply = Arc::new(Mutex::new(Instant::now()));
         let reader = tokio::spawn(read_replies(
             FramedRead::new(read, codec()),
             Arc::clone(&waiting),
+            Arc::clone(&last_reply),
         ));
         Self {
             outgoing,
             waiting,
             next_id: AtomicU64::new(0),
+            last_reply,
             reader,
         }
+    }
+
+    fn silent_for(&self) -> Duration {
+        self.last_reply.lock().elapsed()
     }
 
     async fn call(&self, body: Bytes) -> Result<Bytes, CallError> {
@@ -276,6 +293,7 @@ async fn write_frames<W: AsyncWrite + Unpin>(
 async fn read_replies<R: AsyncRead + Unpin>(
     mut frames: FramedRead<R, tokio_util::codec::LengthDelimitedCodec>,
     waiting: Arc<Waiting>,
+    last_reply: Arc<Mutex<Instant>>,
 ) {
     let end = loop {
         let bytes = match frames.next().await {
@@ -300,6 +318,7 @@ async fn read_replies<R: AsyncRead + Unpin>(
                 break "the peer does not follow the protocol".to_owned();
             }
         };
+        *last_reply.lock() = Instant::now();
         let waiter = waiting.lock().remove(&frame.id);
         if let Some(waiter) = waiter {
             // A caller that went away a moment ago needs no answer.

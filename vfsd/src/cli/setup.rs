@@ -1,0 +1,306 @@
+//! Makes data directories: of the first member, of a joining one, of one that lost its state.
+//!
+//! Invariant: a directory is sealed last, so that one which was made half way is never started.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use age::secrecy::ExposeSecret;
+use anyhow::{Context, bail};
+use rustls_pki_types::CertificateDer;
+
+use crate::clock;
+use crate::config::NodeConfig;
+use crate::consensus::entry_format::first_entries;
+use crate::consensus::membership::{NAME_HINT, is_valid_name};
+use crate::consensus::node::NodeSettings;
+use crate::consensus::peers::{Peers, Purpose};
+use crate::consensus::wire::{ClusterChange, Reply, Request};
+use crate::limits::{ENROL_TIMEOUT, LEADER_RETRY_EVERY};
+use crate::state_machine::command::{Author, Command, Entry, Grant, Member};
+use crate::state_machine::ids::NodeId;
+use crate::state_machine::log_time::{LogTime, Stamp};
+use crate::storage::append_log::AppendLog;
+use crate::storage::atomic_file;
+use crate::storage::data_dir::DataDir;
+use crate::transport::client::ANY_MEMBER;
+use crate::transport::enrol::{EnrolRequest, Enrolled, enrol};
+use crate::transport::identity::{ClusterCa, KeyRequest, NodeIdentity};
+use crate::transport::tls::TlsSettings;
+use crate::transport::token::Token;
+
+/// Id of the member that founds a cluster. Later ids are log indexes, which are larger: the log begins with entries.
+const FOUNDER: u64 = 1;
+
+/// Who a new member is.
+#[derive(Debug, Clone)]
+pub struct NewMember {
+    /// Its name.
+    pub name: String,
+    /// `ip:port` that it listens on.
+    pub listen: String,
+    /// Where its data goes.
+    pub data_dir: PathBuf,
+    /// Size of its log segments.
+    pub log_segment_bytes: u64,
+}
+
+impl NewMember {
+    /// A member with segments of the usual size.
+    ///
+    /// # Errors
+    /// If the name or the address cannot be one.
+    pub fn new(name: &str, listen: &str, data_dir: &Path) -> anyhow::Result<Self> {
+        if !is_valid_name(name) {
+            bail!("{name:?} cannot be a node's name; {NAME_HINT}");
+        }
+        match listen.parse::<std::net::SocketAddr>() {
+            Ok(address) if !address.ip().is_unspecified() && address.port() != 0 => {}
+            _ => bail!(
+                "--listen {listen:?} is no address that other members can reach; use IP:PORT of this machine, \
+                 for example 10.77.0.1:7601"
+            ),
+        }
+        Ok(Self {
+            name: name.into(),
+            listen: listen.into(),
+            data_dir: data_dir.into(),
+            log_segment_bytes: NodeSettings::SEGMENT_BYTES,
+        })
+    }
+}
+
+/// Makes the data directory of the only member of a new cluster called `name`. Returns the cluster's id.
+///
+/// # Errors
+/// If there is a member's data already, or the disk refuses.
+pub fn found_cluster(member: &NewMember, name: &str) -> anyhow::Result<String> {
+    let random: [u8; 2] = rand::random();
+    let cluster = format!("{}-{name}", hex::encode(random));
+    let dir = DataDir::create(&member.data_dir)?;
+    let ca = ClusterCa::generate(&cluster)?;
+    let request = KeyRequest::generate()?;
+    let certificate = ca.sign(&request.request, FOUNDER)?;
+    write_tls(&dir, &certificate, ca.certificate(), &request.key_pem)?;
+    atomic_file::write(&dir.tls().join("ca.key"), ca.key_pem().as_bytes(), 0o600)?;
+    let age_public = write_age_identity(&dir)?;
+    let first = Member {
+        node: NodeId(FOUNDER),
+        name: member.name.clone(),
+        address: member.listen.clone(),
+        grant: Grant::Writer,
+        age_public,
+    };
+    let entry = Entry {
+        stamp: Stamp {
+            log_time: LogTime(0),
+            wall: clock::wall(),
+        },
+        author: Author {
+            node: NodeId(FOUNDER),
+            grant: Grant::Writer,
+            comm: "vfsd".into(),
+            ..Author::default()
+        },
+        origin: None,
+        fence: None,
+        command: Command::ClusterInit {
+            cluster: cluster.clone(),
+            first,
+        },
+    };
+    AppendLog::create_with(&dir.log(), member.log_segment_bytes)?;
+    let log = AppendLog::open_with(&dir.log(), member.log_segment_bytes)?;
+    let (sender, written) = std::sync::mpsc::channel();
+    let entries = first_entries(FOUNDER, &member.listen, entry.encode().into());
+    log.append(
+        entries,
+        Box::new(move |result| {
+            // Nobody waits any more only if this function has failed.
+            let _ = sender.send(result);
+        }),
+    );
+    written.recv().context("the log's writer has stopped")??;
+    log.close();
+    finish(&dir, member, FOUNDER, &cluster)?;
+    Ok(cluster)
+}
+
+/// Makes the data directory of a learner that the cluster lets in by `token`, asking the member at `peer`.
+///
+/// # Errors
+/// If the cluster refuses, cannot be reached, or the disk refuses.
+pub async fn join_cluster(member: &NewMember, peer: &str, token: &Token) -> anyhow::Result<Enrolled> {
+    let dir = DataDir::create(&member.data_dir)?;
+    let key = KeyRequest::generate()?;
+    let request = EnrolRequest {
+        secret: token.secret,
+        expires_secs: token.expires_secs,
+        name: member.name.clone(),
+        address: member.listen.clone(),
+        age_public: write_age_identity(&dir)?,
+        signing_request: key.request.clone(),
+    };
+    let enrolled = enrol(peer, token.ca_digest, &request).await?;
+    settle_in(&dir, member, &key, &enrolled)?;
+    Ok(enrolled)
+}
+
+fn settle_in(
+    dir: &DataDir,
+    member: &NewMember,
+    key: &KeyRequest,
+    enrolled: &Enrolled,
+) -> anyhow::Result<()> {
+    let certificate = CertificateDer::from(enrolled.certificate.clone());
+    let ca = CertificateDer::from(enrolled.ca.clone());
+    write_tls(dir, &certificate, &ca, &key.key_pem)?;
+    AppendLog::create_with(&dir.log(), member.log_segment_bytes)?;
+    save_peers(&dir.peers_file(), &enrolled.members)?;
+    finish(dir, member, enrolled.node, &enrolled.cluster)
+}
+
+fn finish(dir: &DataDir, member: &NewMember, id: u64, cluster: &str) -> anyhow::Result<()> {
+    let config = NodeConfig {
+        cluster: cluster.into(),
+        node: member.name.clone(),
+        id,
+        listen: member.listen.clone(),
+    };
+    config.save(&dir.config_file())?;
+    Ok(dir.seal()?)
+}
+
+fn write_tls(
+    dir: &DataDir,
+    certificate: &CertificateDer<'_>,
+    ca: &CertificateDer<'_>,
+    key_pem: &str,
+) -> anyhow::Result<()> {
+    let tls = dir.tls();
+    atomic_file::write(&tls.join("node.der"), certificate, 0o600)?;
+    atomic_file::write(&tls.join("ca.der"), ca, 0o600)?;
+    atomic_file::write(&tls.join("node.key"), key_pem.as_bytes(), 0o600)?;
+    Ok(())
+}
+
+/// Makes the identity with which secrets are sealed to this node; returns its public half.
+fn write_age_identity(dir: &DataDir) -> anyhow::Result<String> {
+    let identity = age::x25519::Identity::generate();
+    let text = identity.to_string();
+    let content = format!("{}\n", text.expose_secret());
+    atomic_file::write(&dir.identity_file(), content.as_bytes(), 0o600)?;
+    Ok(identity.to_public().to_string())
+}
+
+/// The identity in the data directory.
+///
+/// # Errors
+/// If a file is missing or is not what it should be.
+pub fn load_identity(tls: &Path) -> anyhow::Result<NodeIdentity> {
+    let read = |name: &str| {
+        let path = tls.join(name);
+        std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let key = zeroize::Zeroizing::new(String::from_utf8(read("node.key")?)?);
+    let identity = NodeIdentity::from_parts(
+        CertificateDer::from(read("node.der")?),
+        &key,
+        CertificateDer::from(read("ca.der")?),
+    )?;
+    Ok(identity)
+}
+
+/// Keeps the addresses of the members for the day on which this node has to rejoin.
+///
+/// # Errors
+/// If the disk refuses.
+pub fn save_peers(path: &Path, members: &[(u64, String)]) -> anyhow::Result<()> {
+    let text = serde_json::to_vec(members)?;
+    Ok(atomic_file::write(path, &text, 0o600)?)
+}
+
+/// Gives the member whose state in `data_dir` is lost or damaged a new id as learner. Its certificate proves who it is.
+/// The old directory is kept beside the new one. Returns the new id and where the old directory is.
+///
+/// # Errors
+/// If the directory has no certificate, no other member answers, or the cluster refuses.
+pub async fn rejoin(
+    data_dir: &Path,
+    peer: Option<&str>,
+    log_segment_bytes: u64,
+) -> anyhow::Result<(Enrolled, PathBuf)> {
+    let old = DataDir::open(data_dir)?;
+    let config = NodeConfig::load(&old.config_file())?;
+    let tls = TlsSettings::new(&load_identity(&old.tls())?)?;
+    let known = std::fs::read(old.peers_file()).unwrap_or_default();
+    let mut members: Vec<(u64, String)> = serde_json::from_slice(&known).unwrap_or_default();
+    members.retain(|(id, _)| *id != config.id);
+    members.extend(peer.map(|peer| (ANY_MEMBER, peer.to_owned())));
+    if members.is_empty() {
+        bail!("no other member is known in {}; give one with --peer IP:PORT", old.peers_file().display());
+    }
+    let beside = aside(data_dir);
+    let fresh = NewMember {
+        data_dir: sibling(data_dir, "new"),
+        log_segment_bytes,
+        ..NewMember::new(&config.node, &config.listen, data_dir)?
+    };
+    let dir = DataDir::create(&fresh.data_dir)?;
+    let key = KeyRequest::generate()?;
+    let change = ClusterChange::Rejoin {
+        address: config.listen.clone(),
+        age_public: write_age_identity(&dir)?,
+        signing_request: key.request.clone(),
+    };
+    let enrolled = ask_to_rejoin(&Peers::new(Arc::clone(&tls.client)), &members, change).await?;
+    settle_in(&dir, &fresh, &key, &enrolled)?;
+    drop((dir, old));
+    std::fs::rename(data_dir, &beside).with_context(|| format!("cannot move {}", data_dir.display()))?;
+    std::fs::rename(&fresh.data_dir, data_dir)
+        .with_context(|| format!("cannot move {}", fresh.data_dir.display()))?;
+    Ok((enrolled, beside))
+}
+
+fn sibling(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    name.into()
+}
+
+fn aside(data_dir: &Path) -> PathBuf {
+    sibling(data_dir, &format!("damaged-{}", clock::wall().secs))
+}
+
+/// Asks one member after the other until the leader among them answers.
+async fn ask_to_rejoin(
+    peers: &Peers,
+    members: &[(u64, String)],
+    change: ClusterChange,
+) -> anyhow::Result<Enrolled> {
+    let deadline = tokio::time::Instant::now() + ENROL_TIMEOUT;
+    let mut last = String::new();
+    while tokio::time::Instant::now() < deadline {
+        for (id, address) in members {
+            let channel = peers.channel(*id, address, Purpose::Control);
+            let request = Request::Change(change.clone()).encode();
+            let answer = peers.call(*id, &channel, request, ENROL_TIMEOUT).await;
+            let reply = match answer {
+                Ok(bytes) => Reply::decode(&bytes).map_err(|error| anyhow::anyhow!(error))?,
+                Err(error) => {
+                    last = format!("{address}: {error}");
+                    continue;
+                }
+            };
+            match reply {
+                Reply::Enrolled(reply) => return Ok(reply?),
+                Reply::NotLeader(_) => last = format!("{address} does not lead"),
+                Reply::NotReady(reason) => last = format!("{address}: {reason}"),
+                other => bail!("{address} gave an unexpected answer: {other:?}"),
+            }
+        }
+        tokio::time::sleep(LEADER_RETRY_EVERY).await;
+    }
+    bail!("no leader among the other members has answered ({last})")
+}

@@ -1,0 +1,249 @@
+//! A running member: builds the parts of its consensus, starts them, stops them in order.
+//!
+//! Invariant: nothing answers before the log is recovered; on a stop the leadership is handed over before Raft ends.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use openraft::{Config, ServerState, SnapshotPolicy};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::authority::Authority;
+use super::barrier::Barriers;
+use super::core::Core;
+use super::lease_keeper;
+use super::lease_table::LeaseTable;
+use super::log_compaction;
+use super::peers::Peers;
+use super::proposer::{RaftProposer, tell_of_abandoned};
+use super::quorum::QuorumWatch;
+use super::raft_log_store::RaftLogStore;
+use super::raft_network::Network;
+use super::raft_state_machine::{Published, RaftStateMachine};
+use super::request_handler::RequestHandler;
+use super::request_numbers::RequestNumbers;
+use super::session_cell::SessionCell;
+use super::session_keeper::SessionKeeper;
+use super::snapshot_store::SnapshotStore;
+use super::stamp_clock::StampClock;
+use super::status::StatusBoard;
+use super::types::Raft;
+use crate::fs::proposer::{ChangeSink, Proposer};
+use crate::limits::{
+    ELECTION_TIMEOUT_MAX, ELECTION_TIMEOUT_MIN, HAND_OVER_TIMEOUT, HEARTBEAT_INTERVAL,
+    LOG_ENTRIES_KEPT, LOG_SEGMENT_BYTES, QUORUM_SILENCE_MAX, SNAPSHOT_TIMEOUT,
+};
+use crate::storage::append_log::AppendLog;
+use crate::transport::identity::NodeIdentity;
+use crate::transport::server::Server;
+use crate::transport::tls::TlsSettings;
+
+/// What a member is started with.
+pub struct NodeSettings {
+    /// Its id.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// Id of its cluster.
+    pub cluster: String,
+    /// `ip:port` to listen on.
+    pub listen: String,
+    /// Directory of the log.
+    pub log_dir: PathBuf,
+    /// Size of new log segments.
+    pub log_segment_bytes: u64,
+    /// Directory of the snapshots.
+    pub snapshot_dir: PathBuf,
+    /// File with the authority's key, if this node has it.
+    pub authority_key: PathBuf,
+    /// File that keeps the session over a restart.
+    pub session_file: PathBuf,
+    /// Number of this start.
+    pub incarnation: u32,
+    /// Certificate and key.
+    pub identity: NodeIdentity,
+}
+
+impl NodeSettings {
+    /// The size that segments have unless a test says otherwise.
+    pub const SEGMENT_BYTES: u64 = LOG_SEGMENT_BYTES;
+}
+
+/// A running member.
+pub struct Node {
+    core: Arc<Core>,
+    proposer: Arc<RaftProposer>,
+    status: Arc<StatusBoard>,
+    server: Server,
+    tasks: JoinSet<()>,
+}
+
+impl Node {
+    /// Starts the member; every change is told to `sink`, also those that are applied while starting.
+    ///
+    /// # Errors
+    /// If the log or the snapshot is damaged, or the address is taken.
+    pub async fn start(
+        settings: NodeSettings,
+        sink: Arc<dyn ChangeSink>,
+    ) -> anyhow::Result<Self> {
+        let log = Arc::new(AppendLog::open_with(
+            &settings.log_dir,
+            settings.log_segment_bytes,
+        )?);
+        let published = Published::new(sink);
+        let snapshots = SnapshotStore::new(settings.snapshot_dir.clone());
+        let machine = RaftStateMachine::open(snapshots.clone(), Arc::clone(&published))?;
+        let tls = TlsSettings::new(&settings.identity)?;
+        let peers = Arc::new(Peers::new(Arc::clone(&tls.client)));
+        let quorum = Arc::new(QuorumWatch::default());
+        let network = Network::new(settings.id, Arc::clone(&peers), Arc::clone(&quorum));
+        let store = RaftLogStore::new(Arc::clone(&log));
+        let raft = Raft::new(settings.id, raft_config(&settings.cluster)?, network, store, machine)
+            .await
+            .context("cannot start Raft")?;
+        let authority = Authority::open(settings.authority_key, settings.identity.ca.clone())?;
+        let core = Arc::new(Core {
+            id: settings.id,
+            raft,
+            log,
+            published,
+            peers,
+            quorum,
+            leader: watch::Sender::new(None),
+            clock: StampClock::default(),
+            leases: LeaseTable::default(),
+            session: SessionCell::default(),
+            numbers: RequestNumbers::new(settings.incarnation),
+            abandoned: tokio::sync::Notify::new(),
+            authority,
+            stopping: CancellationToken::new(),
+        });
+        let handler = Arc::new(RequestHandler::new(Arc::clone(&core)));
+        let server = Server::start(&settings.listen, tls, handler)
+            .await
+            .with_context(|| format!("cannot listen on {}", settings.listen))?;
+        let mut tasks = JoinSet::new();
+        let (barriers, serve_barriers) = Barriers::new(Arc::clone(&core));
+        let status = StatusBoard::new(Arc::clone(&core), Arc::clone(&barriers), settings.name);
+        tasks.spawn(serve_barriers);
+        tasks.spawn(Arc::clone(&status).run());
+        tasks.spawn(lease_keeper::run(Arc::clone(&core)));
+        tasks.spawn(log_compaction::run(Arc::clone(&core), snapshots));
+        tasks.spawn(tell_of_abandoned(Arc::clone(&core)));
+        let keeper = SessionKeeper::new(Arc::clone(&core), settings.cluster, settings.session_file);
+        tasks.spawn(keeper.run());
+        tasks.spawn(catch_up_once(Arc::clone(&barriers)));
+        let proposer = RaftProposer::new(Arc::clone(&core), barriers, Arc::clone(&status));
+        Ok(Self {
+            core,
+            proposer: Arc::new(proposer),
+            status,
+            server,
+            tasks,
+        })
+    }
+
+    /// Consensus as the filesystem sees it.
+    pub fn proposer(&self) -> Arc<dyn Proposer> {
+        Arc::clone(&self.proposer) as Arc<dyn Proposer>
+    }
+
+    /// The parts, for the admin socket.
+    pub fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// What this node knows of the cluster.
+    pub fn status(&self) -> &Arc<StatusBoard> {
+        &self.status
+    }
+
+    /// Whether the consensus loop answers within `timeout`.
+    pub async fn is_alive(&self, timeout: Duration) -> bool {
+        let asked = self.core.raft.with_raft_state(|_| ());
+        matches!(tokio::time::timeout(timeout, asked).await, Ok(Ok(())))
+    }
+
+    /// Stops in order: no new proposals, leadership handed over, Raft, connections, log.
+    pub async fn stop(mut self) {
+        self.core.stopping.cancel();
+        self.core.hand_over().await;
+        self.tasks.shutdown().await;
+        if let Err(error) = self.core.raft.shutdown().await {
+            tracing::warn!(%error, "Raft did not stop in order");
+        }
+        drop(self.server);
+        self.core.log.close();
+    }
+}
+
+/// Makes the first barrier, after which reads are known to be up to date.
+async fn catch_up_once(barriers: Arc<Barriers>) {
+    while barriers.wait().await.is_err() {
+        tokio::time::sleep(HEARTBEAT_INTERVAL).await;
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).expect("the limits are far below u64::MAX milliseconds")
+}
+
+fn raft_config(cluster: &str) -> anyhow::Result<Arc<Config>> {
+    let config = Config {
+        cluster_name: cluster.to_owned(),
+        heartbeat_interval: millis(HEARTBEAT_INTERVAL),
+        election_timeout_min: millis(ELECTION_TIMEOUT_MIN),
+        election_timeout_max: millis(ELECTION_TIMEOUT_MAX),
+        enable_pre_vote: Some(true),
+        // A leader that is heard but does not hear (an asymmetric partition) falls silent, so that another can follow.
+        quorum_loss_probe_interval: Some(2 * millis(ELECTION_TIMEOUT_MAX)),
+        broadcast_submitted_on_append: Some(true),
+        install_snapshot_timeout: millis(SNAPSHOT_TIMEOUT),
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: LOG_ENTRIES_KEPT,
+        purge_batch_size: 256,
+        // Entries are sent as long as they are there; a snapshot only when they are not.
+        replication_lag_threshold: u64::MAX,
+        backoff: "50ms 100ms 200ms ...500ms".into(),
+        ..Config::default()
+    };
+    Ok(Arc::new(config.validate()?))
+}
+
+impl Core {
+    /// If this node leads and another voter is up to date: gives it the leadership and waits until it has it.
+    pub async fn hand_over(&self) {
+        let metrics = self.metrics();
+        if metrics.state != ServerState::Leader {
+            return;
+        }
+        let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
+        let recent = |id: &u64| {
+            let answered = self.peers.health(*id).answered;
+            answered.is_some_and(|at| at.elapsed() < QUORUM_SILENCE_MAX)
+        };
+        let matched = metrics.replication.unwrap_or_default();
+        let best = voters
+            .into_iter()
+            .filter(|id| *id != self.id && recent(id))
+            .max_by_key(|id| matched.get(id).copied().flatten());
+        let Some(best) = best else { return };
+        if self.raft.trigger().transfer_leader(best).await.is_err() {
+            return;
+        }
+        let moved = self
+            .raft
+            .wait(Some(HAND_OVER_TIMEOUT))
+            .metrics(|metrics| metrics.state != ServerState::Leader, "hand over")
+            .await;
+        match moved {
+            Ok(_) => tracing::info!(to = best, "handed the leadership over"),
+            Err(error) => tracing::warn!(%error, "nobody took the leadership over"),
+        }
+    }
+}

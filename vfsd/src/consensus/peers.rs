@@ -1,0 +1,108 @@
+//! Ways to the other members, and what is known of whether they answer.
+//!
+//! Invariant: replication, heartbeats, snapshots and everything else have a connection each, so that a long transfer
+//! never delays a heartbeat. Not here: who the members are (Raft's membership says so).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rustls::ClientConfig;
+
+use crate::transport::client::{CallError, Channel};
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// Entries and votes.
+    Replication,
+    /// The leader's sign of life.
+    Heartbeat,
+    /// Snapshots.
+    Snapshot,
+    /// Proposals, renewals, changes.
+    Control,
+}
+
+/// What is known of a peer.
+#[derive(Debug, Clone, Default)]
+pub struct Health {
+    /// When it answered last.
+    pub answered: Option<Instant>,
+    /// Why the last request after that failed.
+    pub failure: Option<String>,
+    /// How long the last answer took.
+    pub round_trip: Option<Duration>,
+}
+
+/// The other members.
+pub struct Peers {
+    tls: Arc<ClientConfig>,
+    // Leaf lock: nothing is awaited while it is held.
+    channels: Mutex<HashMap<(u64, Purpose), Arc<Channel>>>,
+    // Leaf lock.
+    health: Mutex<HashMap<u64, Health>>,
+}
+
+impl Peers {
+    /// Peers that are reached with `tls`.
+    pub fn new(tls: Arc<ClientConfig>) -> Self {
+        Self {
+            tls,
+            channels: Mutex::default(),
+            health: Mutex::default(),
+        }
+    }
+
+    /// The way to `node` at `address`; another address than before makes it anew.
+    pub fn channel(&self, node: u64, address: &str, purpose: Purpose) -> Arc<Channel> {
+        let mut channels = self.channels.lock();
+        let known = channels
+            .get(&(node, purpose))
+            .filter(|channel| channel.address() == address);
+        if let Some(channel) = known {
+            return Arc::clone(channel);
+        }
+        let channel = Arc::new(Channel::new(node, address.into(), Arc::clone(&self.tls)));
+        channels.insert((node, purpose), Arc::clone(&channel));
+        channel
+    }
+
+    /// Asks `node` over `channel` and notes whether it answered.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn call(
+        &self,
+        node: u64,
+        channel: &Channel,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<Bytes, CallError> {
+        let sent = Instant::now();
+        let answer = channel.call(body, timeout).await;
+        let mut health = self.health.lock();
+        let health = health.entry(node).or_default();
+        match &answer {
+            Ok(_) | Err(CallError::Refused(_)) => {
+                health.answered = Some(Instant::now());
+                health.failure = None;
+                health.round_trip = Some(sent.elapsed());
+            }
+            Err(error) => health.failure = Some(error.to_string()),
+        }
+        answer
+    }
+
+    /// Notes that `node` was heard, by a request of its own.
+    pub fn heard(&self, node: u64) {
+        self.health.lock().entry(node).or_default().answered = Some(Instant::now());
+    }
+
+    /// What is known of `node`.
+    pub fn health(&self, node: u64) -> Health {
+        self.health.lock().get(&node).cloned().unwrap_or_default()
+    }
+}

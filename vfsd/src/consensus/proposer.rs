@@ -1,0 +1,247 @@
+//! Proposals of this node: numbered, sent to the leader, repeated when it is lost, answered by the local apply.
+//!
+//! Invariants: a proposal has one effect however often it is sent; one that its caller was told has failed is abandoned,
+//! and the cluster is told so. Not here: what a proposal does (`state_machine/`).
+
+use std::sync::Arc;
+
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use super::barrier::Barriers;
+use super::core::{AskError, Core};
+use super::request_handler;
+use super::status::StatusBoard;
+use super::waiters::ProposalId;
+use super::wire::{Reply, Request};
+use crate::fs::proposer::{
+    Committed, NodeStatus, Proposal, ProposeError, Proposer, ProposerFuture,
+};
+use crate::limits::{LEADER_RETRY_EVERY, WRITE_TIMEOUT};
+use crate::state_machine::StateMachine;
+use crate::state_machine::command::{Author, Command, Entry, Origin};
+use crate::state_machine::ids::{LogIndex, SessionId};
+use crate::state_machine::outcome::FsError;
+
+/// Consensus as the filesystem sees it.
+pub struct RaftProposer {
+    core: Arc<Core>,
+    barriers: Arc<Barriers>,
+    status: Arc<StatusBoard>,
+}
+
+impl RaftProposer {
+    /// Proposes through `core`.
+    pub fn new(core: Arc<Core>, barriers: Arc<Barriers>, status: Arc<StatusBoard>) -> Self {
+        Self {
+            core,
+            barriers,
+            status,
+        }
+    }
+}
+
+impl Proposer for RaftProposer {
+    fn propose(&self, proposal: Proposal) -> ProposerFuture<Result<Committed, ProposeError>> {
+        Box::pin(propose(Arc::clone(&self.core), proposal))
+    }
+
+    fn barrier(&self) -> ProposerFuture<Result<LogIndex, ProposeError>> {
+        let barriers = Arc::clone(&self.barriers);
+        Box::pin(async move { barriers.wait().await })
+    }
+
+    fn state(&self) -> Arc<StateMachine> {
+        self.core.state()
+    }
+
+    fn status(&self) -> Arc<NodeStatus> {
+        self.status.current()
+    }
+
+    fn session(&self) -> Option<SessionId> {
+        self.core.session.live()
+    }
+}
+
+async fn propose(core: Arc<Core>, proposal: Proposal) -> Result<Committed, ProposeError> {
+    let started = Instant::now();
+    if core.stopping.is_cancelled() {
+        return Err(ProposeError::Stopping);
+    }
+    if !core.quorum.has() {
+        return Err(ProposeError::NoQuorum(core.quorum.state().why));
+    }
+    loop {
+        let session = session_for(&core, &proposal, started).await?;
+        let committed = Attempt::begin(&core, session, &proposal, started)
+            .finish()
+            .await?;
+        if committed.outcome != Err(FsError::SessionExpired) {
+            return Ok(committed);
+        }
+        core.session.ended(session);
+        if proposal.bound_to.is_some() {
+            return Err(ProposeError::SessionExpired);
+        }
+        // It had no effect; an ordinary proposal goes on under the node's next session.
+    }
+}
+
+async fn session_for(
+    core: &Core,
+    proposal: &Proposal,
+    started: Instant,
+) -> Result<SessionId, ProposeError> {
+    if let Some(bound) = proposal.bound_to {
+        return (core.session.live() == Some(bound))
+            .then_some(bound)
+            .ok_or(ProposeError::SessionExpired);
+    }
+    if let Some(session) = core.session.current() {
+        return Ok(session);
+    }
+    let mut quorum = core.quorum.subscribe();
+    tokio::select! {
+        session = core.session.wait() => Ok(session),
+        () = lost(&mut quorum) => Err(timed_out(started)),
+        () = core.stopping.cancelled() => Err(ProposeError::Stopping),
+        () = tokio::time::sleep_until(started + WRITE_TIMEOUT) => Err(timed_out(started)),
+    }
+}
+
+async fn lost(quorum: &mut watch::Receiver<super::quorum::QuorumState>) {
+    // The sender lives as long as the node.
+    let _ = quorum.wait_for(|state| !state.has).await;
+}
+
+fn timed_out(started: Instant) -> ProposeError {
+    let elapsed = started.elapsed().as_millis();
+    ProposeError::TimedOut(u64::try_from(elapsed).unwrap_or(u64::MAX))
+}
+
+/// One number under way. Dropping it gives the number up.
+struct Attempt {
+    core: Arc<Core>,
+    entry: Entry,
+    origin: Origin,
+    waiter: oneshot::Receiver<Committed>,
+    started: Instant,
+    settled: bool,
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.core.published.waiters.forget(self.id());
+            self.core.numbers.abandon(self.origin.request);
+            self.core.abandoned.notify_one();
+        }
+    }
+}
+
+impl Attempt {
+    fn begin(core: &Arc<Core>, session: SessionId, proposal: &Proposal, started: Instant) -> Self {
+        let origin = core.numbers.begin(session);
+        let waiter = core
+            .published
+            .waiters
+            .wait_for((origin.session, origin.request));
+        let entry = Entry {
+            stamp: Default::default(),
+            author: proposal.author.clone(),
+            origin: Some(origin.clone()),
+            fence: proposal.fence,
+            command: proposal.command.clone(),
+        };
+        Self {
+            core: Arc::clone(core),
+            entry,
+            origin,
+            waiter,
+            started,
+            settled: false,
+        }
+    }
+
+    fn id(&self) -> ProposalId {
+        (self.origin.session, self.origin.request)
+    }
+
+    async fn finish(mut self) -> Result<Committed, ProposeError> {
+        let core = Arc::clone(&self.core);
+        let mut quorum = core.quorum.subscribe();
+        let deadline = self.started + WRITE_TIMEOUT;
+        tokio::select! {
+            biased;
+            committed = &mut self.waiter => {
+                let committed = committed.map_err(|_| ProposeError::Stopping)?;
+                core.numbers.settle(&self.origin);
+                self.settled = true;
+                Ok(committed)
+            }
+            refused = keep_sending(&core, &self.entry) => Err(ProposeError::NoQuorum(refused)),
+            () = lost(&mut quorum) => Err(timed_out(self.started)),
+            () = core.stopping.cancelled() => Err(ProposeError::Stopping),
+            () = tokio::time::sleep_until(deadline) => Err(timed_out(self.started)),
+        }
+    }
+}
+
+/// Sends the entry to the leader, and again whenever the leader is lost. Ends only when it is refused for good.
+async fn keep_sending(core: &Arc<Core>, entry: &Entry) -> String {
+    let mut bytes = None;
+    let mut leader = core.leader.subscribe();
+    loop {
+        let to = *leader.borrow_and_update();
+        let send = async {
+            match to {
+                None => Err(AskError::NoLeader),
+                Some(to) if to == core.id => request_handler::propose(core, to, entry.clone())
+                    .await
+                    .map_err(AskError::Refused),
+                Some(_) => {
+                    let bytes = bytes.get_or_insert_with(|| entry.encode());
+                    core.ask_leader(Request::Propose(bytes), WRITE_TIMEOUT).await
+                }
+            }
+        };
+        let sent = tokio::select! {
+            sent = send => sent,
+            // Another leader than the one that was asked: that one may never answer.
+            _ = leader.wait_for(|now| *now != to && now.is_some()) => continue,
+        };
+        match sent {
+            // Committed; the local apply answers the caller.
+            Ok(Reply::Proposed { .. }) => std::future::pending::<()>().await,
+            Err(AskError::Refused(reason)) => return reason,
+            Ok(_) | Err(_) => tokio::time::sleep(LEADER_RETRY_EVERY).await,
+        }
+    }
+}
+
+/// Tells the cluster of numbers that were given up, when no other proposal does.
+pub async fn tell_of_abandoned(core: Arc<Core>) {
+    loop {
+        core.abandoned.notified().await;
+        while core.numbers.owes_notice() {
+            let mut quorum = core.quorum.subscribe();
+            if quorum.wait_for(|state| state.has).await.is_err() {
+                return;
+            }
+            let author = Author {
+                comm: "vfsd".into(),
+                ..Author::default()
+            };
+            let notice = Proposal {
+                author,
+                fence: None,
+                command: Command::Nothing,
+                bound_to: None,
+            };
+            if propose(Arc::clone(&core), notice).await.is_err() {
+                tokio::time::sleep(LEADER_RETRY_EVERY).await;
+            }
+        }
+    }
+}

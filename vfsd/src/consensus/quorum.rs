@@ -1,0 +1,155 @@
+//! Whether a majority can be reached, as far as this node knows, and since when.
+//!
+//! Invariant: what is published changes only when the answer changes, so a waiter wakes once. Not here: electing a
+//! leader; this only watches.
+
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::clock;
+use crate::limits::QUORUM_SILENCE_MAX;
+use crate::state_machine::log_time::WallTime;
+
+/// What this node knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuorumState {
+    /// Whether a majority answers.
+    pub has: bool,
+    /// Since when it does or does not.
+    pub since: WallTime,
+    /// Voters that do not answer, by id.
+    pub missing: Vec<u64>,
+    /// Why there is no quorum; empty when there is one.
+    pub why: String,
+}
+
+/// The last sign of life of a leader.
+#[derive(Debug, Clone, Copy)]
+struct Contact {
+    at: Instant,
+    quorum: bool,
+}
+
+/// Watches the quorum.
+#[derive(Debug)]
+pub struct QuorumWatch {
+    state: watch::Sender<QuorumState>,
+    // Leaf lock.
+    contact: Mutex<Option<Contact>>,
+    // Leaf lock. What the leader said last of who is missing.
+    reported_missing: Mutex<Vec<u64>>,
+}
+
+impl Default for QuorumWatch {
+    fn default() -> Self {
+        let state = QuorumState {
+            has: false,
+            since: clock::wall(),
+            missing: Vec::new(),
+            why: "this node has just started and has not heard of a leader yet".into(),
+        };
+        Self {
+            state: watch::Sender::new(state),
+            contact: Mutex::default(),
+            reported_missing: Mutex::default(),
+        }
+    }
+}
+
+impl QuorumWatch {
+    /// What is known now.
+    pub fn state(&self) -> QuorumState {
+        self.state.borrow().clone()
+    }
+
+    /// Whether there is a quorum, for the hot path.
+    pub fn has(&self) -> bool {
+        self.state.borrow().has
+    }
+
+    /// Changes of it.
+    pub fn subscribe(&self) -> watch::Receiver<QuorumState> {
+        self.state.subscribe()
+    }
+
+    /// A leader that this node accepts gave a sign of life; `quorum` is what it said of itself.
+    pub fn leader_heard(&self, quorum: bool) {
+        *self.contact.lock() = Some(Contact {
+            at: Instant::now(),
+            quorum,
+        });
+        if quorum && !self.has() {
+            self.publish(true, Vec::new(), String::new());
+        }
+    }
+
+    /// The leader said who is missing.
+    pub fn missing_reported(&self, missing: Vec<u64>) {
+        *self.reported_missing.lock() = missing;
+    }
+
+    /// What the leader said last of who is missing.
+    pub fn reported_missing(&self) -> Vec<u64> {
+        self.reported_missing.lock().clone()
+    }
+
+    /// Whether a leader with a quorum was heard of late; otherwise why not.
+    ///
+    /// # Errors
+    /// The reason in words.
+    pub fn check_contact(&self) -> Result<(), String> {
+        match *self.contact.lock() {
+            Some(contact) if contact.at.elapsed() > QUORUM_SILENCE_MAX => {
+                let silence = contact.at.elapsed().as_secs_f32();
+                Err(format!("no leader was heard for {silence:.1} s"))
+            }
+            Some(contact) if !contact.quorum => {
+                Err("the leader does not hear from a majority".into())
+            }
+            Some(_) => Ok(()),
+            None => Err("no leader was heard since this node started".into()),
+        }
+    }
+
+    /// Publishes what is known now.
+    pub fn publish(&self, has: bool, missing: Vec<u64>, why: String) {
+        self.state.send_if_modified(|state| {
+            let turned = state.has != has;
+            if turned {
+                state.since = clock::wall();
+            }
+            let changed = turned || state.missing != missing;
+            state.has = has;
+            state.missing = missing;
+            state.why = why;
+            changed
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_without_majority_is_no_quorum() {
+        let watch = QuorumWatch::default();
+        assert!(watch.check_contact().is_err());
+        watch.leader_heard(true);
+        assert!(watch.has());
+        watch.leader_heard(false);
+        assert!(watch.check_contact().is_err());
+    }
+
+    #[test]
+    fn since_changes_only_when_the_answer_turns() {
+        let watch = QuorumWatch::default();
+        watch.publish(true, vec![], String::new());
+        let since = watch.state().since;
+        watch.publish(true, vec![3], String::new());
+        assert_eq!(watch.state().since, since);
+        assert_eq!(watch.state().missing, [3]);
+    }
+}

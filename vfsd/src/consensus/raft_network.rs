@@ -1,0 +1,279 @@
+//! openraft's network on our transport.
+//!
+//! Invariants: a peer that cannot be reached is an error, never a granted pre-vote; heartbeats and snapshots have
+//! connections of their own. Not here: the answering side (`request_handler.rs`).
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::impls::BasicNode;
+use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+
+use super::entry_format::stored_entry;
+use super::peers::{Peers, Purpose};
+use super::quorum::QuorumWatch;
+use super::snapshot_store::SnapshotHead;
+use super::types::{self, Snapshot, TypeConfig, Vote};
+use super::wire::{
+    Append, AppendEntry, AppendReply, Ballot, Reply, Request, SnapshotPart, Transfer,
+    TransferReply, VoteReply,
+};
+use crate::limits::{REPLICATION_TIMEOUT, SNAPSHOT_PART_BYTES, SNAPSHOT_TIMEOUT};
+use crate::transport::client::{CallError, Channel};
+
+type Rpc<T> = Result<T, RPCError<TypeConfig>>;
+
+/// Makes the connections that openraft asks for.
+pub struct Network {
+    own: u64,
+    peers: Arc<Peers>,
+    quorum: Arc<QuorumWatch>,
+}
+
+impl Network {
+    /// The network of node `own`.
+    pub fn new(own: u64, peers: Arc<Peers>, quorum: Arc<QuorumWatch>) -> Self {
+        Self { own, peers, quorum }
+    }
+
+    fn connection(&self, target: u64, node: &BasicNode, purpose: Purpose) -> Connection {
+        Connection {
+            own: self.own,
+            target,
+            purpose,
+            channel: self.peers.channel(target, &node.addr, purpose),
+            peers: Arc::clone(&self.peers),
+            quorum: Arc::clone(&self.quorum),
+        }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Connection;
+
+    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Connection {
+        self.connection(target, node, Purpose::Replication)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &BasicNode) -> Connection {
+        self.connection(target, node, Purpose::Heartbeat)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &BasicNode) -> Connection {
+        self.connection(target, node, Purpose::Snapshot)
+    }
+}
+
+/// A way to one peer for one purpose.
+pub struct Connection {
+    own: u64,
+    target: u64,
+    purpose: Purpose,
+    channel: Arc<Channel>,
+    peers: Arc<Peers>,
+    quorum: Arc<QuorumWatch>,
+}
+
+impl Connection {
+    async fn ask(&self, request: Bytes, what: RPCTypes, timeout: Duration) -> Rpc<Reply> {
+        let answer = self
+            .peers
+            .call(self.target, &self.channel, request, timeout)
+            .await;
+        let unreachable = |reason: String| RPCError::Unreachable(Unreachable::from_string(reason));
+        match answer {
+            Ok(bytes) => Reply::decode(&bytes).map_err(unreachable),
+            Err(CallError::TimedOut(timeout)) => Err(RPCError::Timeout(Timeout {
+                action: what,
+                id: self.own,
+                target: self.target,
+                timeout,
+            })),
+            // A refusal is backed off from, too: nothing gets better by asking again at once.
+            Err(error) => Err(unreachable(error.to_string())),
+        }
+    }
+
+    async fn ask_for_vote(
+        &self,
+        rpc: VoteRequest<TypeConfig>,
+        pre: bool,
+        option: RPCOption,
+    ) -> Rpc<VoteResponse<TypeConfig>> {
+        let ballot = Ballot {
+            vote: types::stored_vote(&rpc.vote),
+            last: rpc.last_log_id.as_ref().map(types::position),
+            transfer: rpc.leadership_transfer,
+        };
+        let request = if pre { Request::PreVote(ballot) } else { Request::Vote(ballot) };
+        match self
+            .ask(request.encode(), RPCTypes::Vote, option.soft_ttl())
+            .await?
+        {
+            Reply::Vote(VoteReply { vote, granted, last }) => Ok(VoteResponse {
+                vote: types::vote(vote),
+                vote_granted: granted,
+                last_log_id: last.map(types::log_id),
+            }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn send_parts(
+        &self,
+        vote: Vote,
+        snapshot: &Snapshot,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let head = SnapshotHead::of(&snapshot.meta);
+        let total = snapshot.snapshot.len();
+        let mut offset = 0;
+        loop {
+            let end = total.min(offset + SNAPSHOT_PART_BYTES);
+            let part = SnapshotPart {
+                vote: types::stored_vote(&vote),
+                head: head.clone(),
+                total: total as u64,
+                offset: offset as u64,
+                data: &snapshot.snapshot[offset..end],
+            };
+            let request = Request::Snapshot(part).encode();
+            let reply = self
+                .ask(request, RPCTypes::InstallSnapshot, SNAPSHOT_TIMEOUT)
+                .await?;
+            match reply {
+                Reply::SnapshotInstalled(vote) => {
+                    return Ok(SnapshotResponse::new(types::vote(vote)));
+                }
+                Reply::SnapshotGoOn if end < total => offset = end,
+                other => return Err(StreamingError::from(unexpected(&other))),
+            }
+        }
+    }
+}
+
+fn unexpected(reply: &Reply) -> RPCError<TypeConfig> {
+    let reason = match reply {
+        Reply::NotReady(reason) => reason.clone(),
+        other => format!("the peer gave an answer to another question: {other:?}"),
+    };
+    RPCError::Unreachable(Unreachable::from_string(reason))
+}
+
+impl RaftNetworkV2<TypeConfig> for Connection {
+    type SnapshotData = Bytes;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
+        let stored: Vec<_> = rpc.entries.iter().map(stored_entry).collect();
+        let entries = stored
+            .iter()
+            .map(|entry| AppendEntry {
+                position: entry.position,
+                kind: entry.kind,
+                payload: &entry.payload,
+            })
+            .collect();
+        let append = Append {
+            vote: types::stored_vote(&rpc.vote),
+            previous: rpc.prev_log_id.as_ref().map(types::position),
+            entries,
+            committed: rpc.leader_commit.as_ref().map(types::position),
+            quorum: self.quorum.state().has,
+        };
+        // openraft's own time for an append is that of a heartbeat, too short for a large entry and its flush.
+        let timeout = match self.purpose {
+            Purpose::Heartbeat => option.soft_ttl(),
+            _ => REPLICATION_TIMEOUT,
+        };
+        let request = Request::Append(append).encode();
+        match self.ask(request, RPCTypes::AppendEntries, timeout).await? {
+            Reply::Append(reply) => Ok(match reply {
+                AppendReply::Success => AppendEntriesResponse::Success,
+                AppendReply::Partial(position) => {
+                    AppendEntriesResponse::PartialSuccess(position.map(types::log_id))
+                }
+                AppendReply::Conflict => AppendEntriesResponse::Conflict,
+                AppendReply::HigherVote(vote) => {
+                    AppendEntriesResponse::HigherVote(types::vote(vote))
+                }
+            }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<VoteResponse<TypeConfig>> {
+        self.ask_for_vote(rpc, false, option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<VoteResponse<TypeConfig>> {
+        self.ask_for_vote(rpc, true, option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        tokio::select! {
+            sent = self.send_parts(vote, &snapshot) => sent,
+            closed = cancel => Err(StreamingError::Closed(closed)),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<TransferLeaderResponse<TypeConfig>> {
+        let transfer = Transfer {
+            from: types::stored_vote(request.from_leader()),
+            to: *request.to_node_id(),
+            last: request.last_log_id().map(types::position),
+        };
+        let bytes = Request::TransferLeader(transfer).encode();
+        match self
+            .ask(bytes, RPCTypes::TransferLeader, option.soft_ttl())
+            .await?
+        {
+            Reply::Transfer(reply) => Ok(transfer_response(reply)),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+fn transfer_response(reply: TransferReply) -> TransferLeaderResponse<TypeConfig> {
+    use openraft::raft::TransferLeaderError;
+    match reply {
+        TransferReply::Accepted => Ok(()),
+        TransferReply::VoteChanged { expected, actual } => Err(TransferLeaderError::VoteChanged {
+            expected: types::vote(expected),
+            actual: types::vote(actual),
+        }),
+        TransferReply::LogNotFlushed { expected, actual } => {
+            Err(TransferLeaderError::LogNotFlushed {
+                expected: expected.map(types::log_id),
+                actual: actual.map(types::log_id),
+            })
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Opens this node's session, renews it, and opens a new one when it has ended.
+//!
+//! Invariants: the session of an earlier run is resumed if it still lives and was this node's (its id lies in tmpfs, so
+//! a rebooted machine opens a new one). Not here: judging expiry (`lease_keeper.rs`); ending the locks of handles that an
+//! earlier run had open (`fs/`, which knows its handles).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::core::{AskError, Core};
+use super::wire::{Renewal, Reply, Request};
+use crate::clock;
+use crate::limits::{SESSION_RENEW_EVERY, SESSION_RETRY_EVERY, WRITE_TIMEOUT};
+use crate::state_machine::command::{Author, Command, Entry};
+use crate::state_machine::ids::{NodeId, SessionId};
+use crate::state_machine::outcome::Done;
+use crate::storage::atomic_file;
+
+/// See the module.
+pub struct SessionKeeper {
+    core: Arc<Core>,
+    cluster: String,
+    file: PathBuf,
+}
+
+/// Content of the session file.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct SavedSession {
+    cluster: String,
+    node: u64,
+    session: u64,
+}
+
+impl SessionKeeper {
+    /// Keeps the session of `core`'s node; its id is kept in `file`.
+    pub fn new(core: Arc<Core>, cluster: String, file: PathBuf) -> Self {
+        Self {
+            core,
+            cluster,
+            file,
+        }
+    }
+
+    /// Runs until it is dropped.
+    pub async fn run(self) {
+        let mut resumable = self.saved();
+        loop {
+            let session = match resumable.take() {
+                Some(saved) if self.resume(saved).await => saved,
+                _ => self.open().await,
+            };
+            self.save(session);
+            self.keep(session).await;
+            tracing::warn!(%session, "the session has ended; opening a new one");
+            self.core.numbers.forget_abandoned();
+        }
+    }
+
+    fn saved(&self) -> Option<SessionId> {
+        let text = std::fs::read(&self.file).ok()?;
+        let saved: SavedSession = serde_json::from_slice(&text).ok()?;
+        let is_ours = saved.cluster == self.cluster && saved.node == self.core.id;
+        is_ours.then_some(SessionId(saved.session))
+    }
+
+    fn save(&self, session: SessionId) {
+        let saved = SavedSession {
+            cluster: self.cluster.clone(),
+            node: self.core.id,
+            session: session.0,
+        };
+        let text = serde_json::to_vec(&saved).unwrap_or_default();
+        // Without the file the next run opens a new session: safe, only less convenient.
+        if let Err(error) = atomic_file::write(&self.file, &text, 0o600) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot keep the session's id");
+        }
+    }
+
+    /// Whether the session of the earlier run still lives.
+    async fn resume(&self, session: SessionId) -> bool {
+        let renewed = loop {
+            match self.renew(session).await {
+                Ok(renewed) => break renewed,
+                Err(_) => tokio::time::sleep(SESSION_RETRY_EVERY).await,
+            }
+        };
+        if !renewed {
+            return false;
+        }
+        tracing::info!(%session, "resumed the session of the run before");
+        true
+    }
+
+    /// Opens a session, however long it takes.
+    async fn open(&self) -> SessionId {
+        loop {
+            let sent_at = clock::boottime();
+            let node = NodeId(self.core.id);
+            let bytes = entry(Command::SessionOpen { node }).encode();
+            let reply = self
+                .core
+                .ask_leader(Request::Propose(&bytes), WRITE_TIMEOUT)
+                .await;
+            match reply {
+                Ok(Reply::Proposed {
+                    index,
+                    outcome: Some(Ok(Done::Session(session))),
+                }) => {
+                    // The own state must know it before anybody proposes under it.
+                    self.core.wait_applied(index).await;
+                    self.core.session.renewed(session, sent_at);
+                    tracing::info!(%session, "opened a session");
+                    return session;
+                }
+                Ok(other) => tracing::warn!(?other, "cannot open a session"),
+                Err(error) => tracing::debug!(%error, "cannot open a session yet"),
+            }
+            tokio::time::sleep(SESSION_RETRY_EVERY).await;
+        }
+    }
+
+    /// Renews until the session has ended.
+    async fn keep(&self, session: SessionId) {
+        let mut pause = SESSION_RENEW_EVERY;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.core.session.wait_ended() => return,
+            }
+            pause = match self.renew(session).await {
+                Ok(true) => SESSION_RENEW_EVERY,
+                Ok(false) => return self.core.session.ended(session),
+                Err(error) => {
+                    tracing::debug!(%error, "cannot renew the session");
+                    SESSION_RETRY_EVERY
+                }
+            };
+        }
+    }
+
+    async fn renew(&self, session: SessionId) -> Result<bool, AskError> {
+        let sent_at: Duration = clock::boottime();
+        let asked = self
+            .core
+            .ask_leader(Request::Renew(session), SESSION_RENEW_EVERY)
+            .await?;
+        match asked {
+            Reply::Renewed(Renewal::Lives { missing }) => {
+                self.core.session.renewed(session, sent_at);
+                self.core.quorum.missing_reported(missing);
+                Ok(true)
+            }
+            Reply::Renewed(Renewal::Gone) => Ok(false),
+            _ => Err(AskError::NotReady("the leader gave another answer".into())),
+        }
+    }
+}
+
+fn entry(command: Command) -> Entry {
+    let author = Author {
+        comm: "vfsd".into(),
+        ..Author::default()
+    };
+    Entry {
+        stamp: Default::default(),
+        author,
+        origin: None,
+        fence: None,
+        command,
+    }
+}

@@ -1,0 +1,159 @@
+//! What this node knows of the cluster, gathered for readers.
+//!
+//! Invariant: reading it waits for nothing. Not here: how it is shown (`cli/`, `fs/virtual_tree`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Instant as _, RaftMetrics, ServerState};
+
+use super::barrier::Barriers;
+use super::core::Core;
+use super::quorum::QuorumState;
+use super::types::TypeConfig;
+use crate::clock;
+use crate::fs::proposer::NodeStatus;
+use crate::limits::{QUORUM_CHECK_EVERY, QUORUM_SILENCE_MAX};
+use crate::state_machine::ids::{LogIndex, NodeId};
+
+/// See the module.
+pub struct StatusBoard {
+    core: Arc<Core>,
+    barriers: Arc<Barriers>,
+    name: String,
+    led_term: AtomicU64,
+    board: ArcSwap<NodeStatus>,
+}
+
+impl StatusBoard {
+    /// The board of the node called `name`.
+    pub fn new(core: Arc<Core>, barriers: Arc<Barriers>, name: String) -> Arc<Self> {
+        let board = ArcSwap::from_pointee(NodeStatus {
+            node: name.clone(),
+            id: NodeId(core.id),
+            role: "learner",
+            stale: true,
+            ..NodeStatus::default()
+        });
+        Arc::new(Self {
+            core,
+            barriers,
+            name,
+            led_term: AtomicU64::new(0),
+            board,
+        })
+    }
+
+    /// What is known now.
+    pub fn current(&self) -> Arc<NodeStatus> {
+        self.board.load_full()
+    }
+
+    /// Keeps the board and the quorum watch up to date until it is dropped.
+    pub async fn run(self: Arc<Self>) {
+        let mut metrics = self.core.raft.metrics();
+        loop {
+            self.refresh();
+            tokio::select! {
+                changed = metrics.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(QUORUM_CHECK_EVERY) => {}
+            }
+        }
+    }
+
+    fn refresh(&self) {
+        let core = &self.core;
+        let metrics = core.metrics();
+        core.leader.send_if_modified(|leader| {
+            let changed = *leader != metrics.current_leader;
+            *leader = metrics.current_leader;
+            changed
+        });
+        let (has, missing, why) = self.judge(&metrics);
+        core.quorum.publish(has, missing, why);
+        let status = self.status(&metrics, &core.quorum.state());
+        self.board.store(Arc::new(status));
+    }
+
+    fn judge(&self, metrics: &RaftMetrics<TypeConfig>) -> (bool, Vec<u64>, String) {
+        let core = &self.core;
+        let others = || {
+            let own = core.id;
+            metrics.membership_config.voter_ids().filter(move |&id| id != own)
+        };
+        let recent = |at: Instant| at.elapsed() <= QUORUM_SILENCE_MAX;
+        let silent = |id: &u64| !core.peers.health(*id).answered.is_some_and(recent);
+        if metrics.state == ServerState::Leader {
+            // To be elected is to have heard from a majority; acknowledgements come a round trip later.
+            if self.led_term.swap(metrics.current_term, Ordering::Relaxed) != metrics.current_term {
+                core.quorum.leader_heard(true);
+            }
+            let missing: Vec<u64> = others().filter(silent).collect();
+            let acked = metrics.last_quorum_acked.as_ref();
+            let acked = acked.is_some_and(|at| at.elapsed() <= QUORUM_SILENCE_MAX);
+            let has = acked || others().next().is_none() || core.quorum.check_contact().is_ok();
+            let why = if has { String::new() } else { self.describe(&missing) };
+            return (has, missing, why);
+        }
+        match core.quorum.check_contact() {
+            Ok(()) => (true, core.quorum.reported_missing(), String::new()),
+            Err(reason) => {
+                let missing: Vec<u64> = others().filter(silent).collect();
+                let why = if missing.is_empty() { reason } else { self.describe(&missing) };
+                (false, missing, why)
+            }
+        }
+    }
+
+    /// `n1, n2 do not answer (connection refused)`.
+    fn describe(&self, missing: &[u64]) -> String {
+        if missing.is_empty() {
+            return "the voters have not agreed on a leader".into();
+        }
+        let names: Vec<_> = missing.iter().map(|&id| self.name_of(id)).collect();
+        let reasons = missing.iter().filter_map(|&id| self.core.peers.health(id).failure);
+        let verb = if names.len() == 1 { "does" } else { "do" };
+        let names = names.join(", ");
+        match reasons.last() {
+            Some(reason) => format!("{names} {verb} not answer ({reason})"),
+            None => format!("{names} {verb} not answer"),
+        }
+    }
+
+    fn name_of(&self, id: u64) -> String {
+        let state = self.core.published.state.load();
+        match state.member(NodeId(id)) {
+            Some(member) => member.name.clone(),
+            None => format!("node {id}"),
+        }
+    }
+
+    fn status(&self, metrics: &RaftMetrics<TypeConfig>, quorum: &QuorumState) -> NodeStatus {
+        let state = self.core.published.state.load();
+        let committed = metrics.cluster_committed.map_or(0, |id| id.index);
+        NodeStatus {
+            cluster: state.cluster().to_owned(),
+            node: self.name.clone(),
+            id: NodeId(self.core.id),
+            role: match metrics.state {
+                ServerState::Leader => "leader",
+                ServerState::Follower => "follower",
+                ServerState::Candidate => "candidate",
+                ServerState::Learner | ServerState::Shutdown => "learner",
+            },
+            leader: metrics.current_leader.map(|id| self.name_of(id)),
+            term: metrics.current_term,
+            applied: state.applied(),
+            committed: LogIndex(committed.max(state.applied().0)),
+            quorum: quorum.has,
+            quorum_since: clock::rfc3339(quorum.since),
+            voters: metrics.membership_config.voter_ids().collect(),
+            missing: quorum.missing.iter().map(|&id| self.name_of(id)).collect(),
+            why: quorum.why.clone(),
+            stale: !self.barriers.passed_one(),
+        }
+    }
+}

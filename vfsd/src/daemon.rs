@@ -1,0 +1,191 @@
+//! The composition root: the only file that builds every part of the daemon, and stops them in order.
+//!
+//! Order of the start: data directory, consensus, admin socket, mount, READY. Order of the stop: mount (no new calls),
+//! admin socket, leadership, consensus, log. The watchdog is fed only while the consensus loop answers.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::admin::server::AdminServer;
+use crate::cli::setup::{load_identity, save_peers};
+use crate::config::{ADMIN_SOCKET, NodeConfig};
+use crate::consensus::node::{Node, NodeSettings};
+use crate::fs::FileSystem;
+use crate::fuse::session::Mount;
+use crate::limits::{HEARTBEAT_INTERVAL, PEERS_SAVE_EVERY, UNSAVED_RETRY_EVERY, WATCHDOG_ANSWER_MAX, WRITE_TIMEOUT};
+use crate::state_machine::ids::NodeId;
+use crate::storage::data_dir::DataDir;
+
+/// Where the daemon finds and puts things.
+#[derive(Debug, Clone)]
+pub struct DaemonPaths {
+    /// The member's data.
+    pub data_dir: PathBuf,
+    /// Socket and session.
+    pub runtime_dir: PathBuf,
+    /// Where the tree is mounted.
+    pub mount: PathBuf,
+}
+
+/// The settings of the member in `data`.
+///
+/// # Errors
+/// If its configuration or certificates cannot be read.
+pub fn node_settings(
+    data: &DataDir,
+    config: &NodeConfig,
+    runtime_dir: &Path,
+    log_segment_bytes: u64,
+) -> anyhow::Result<NodeSettings> {
+    Ok(NodeSettings {
+        id: config.id,
+        name: config.node.clone(),
+        cluster: config.cluster.clone(),
+        listen: config.listen.clone(),
+        log_dir: data.log(),
+        log_segment_bytes,
+        snapshot_dir: data.snapshots(),
+        authority_key: data.tls().join("ca.key"),
+        session_file: runtime_dir.join("session"),
+        incarnation: data.raise_incarnation()?,
+        identity: load_identity(&data.tls())?,
+    })
+}
+
+/// Runs the member until SIGTERM or SIGINT.
+///
+/// # Errors
+/// If a part cannot be started.
+pub async fn run(paths: DaemonPaths) -> anyhow::Result<()> {
+    let data = DataDir::open(&paths.data_dir)?;
+    let config = NodeConfig::load(&data.config_file())?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&paths.runtime_dir)
+        .with_context(|| format!("cannot create {}", paths.runtime_dir.display()))?;
+    let settings = node_settings(
+        &data,
+        &config,
+        &paths.runtime_dir,
+        NodeSettings::SEGMENT_BYTES,
+    )?;
+    tracing::info!(
+        cluster = config.cluster,
+        node = config.node,
+        id = config.id,
+        listen = config.listen,
+        "starting"
+    );
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // Handle numbers differ from those of an earlier daemon, whose session this one may resume.
+    let first_handle = u64::from(rand::random::<u32>()) << 32;
+    let fs = FileSystem::new(first_handle, tokio::runtime::Handle::current());
+    let node = Arc::new(Node::start(settings, fs.clone()).await?);
+    fs.attach(node.proposer());
+    let socket = paths.runtime_dir.join(ADMIN_SOCKET);
+    let admin = AdminServer::start(&socket, Arc::clone(&node), paths.mount.clone())?;
+    let watchdog = tokio::spawn(feed_watchdog(Arc::clone(&node)));
+    let peers = tokio::spawn(keep_peers(Arc::clone(&node), data.peers_file()));
+    let mount = mount_when_fresh(&fs, &paths.mount, NodeId(config.id)).await?;
+    let stale_locks = tokio::spawn(end_locks_of_lost_handles(fs.clone()));
+    notify(&[NotifyState::Ready]);
+    tracing::info!(mount = %paths.mount.display(), "ready");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    notify(&[NotifyState::Stopping]);
+    tokio::task::spawn_blocking(move || mount.stop()).await?;
+    drop(admin);
+    for task in [watchdog, peers, stale_locks] {
+        task.abort();
+        // Cancelled: what it held of the node must be gone before the node is taken apart.
+        let _ = task.await;
+    }
+    match Arc::try_unwrap(node) {
+        Ok(node) => node.stop().await,
+        Err(_) => {
+            tracing::warn!("a part of the daemon still uses consensus; it ends with the process")
+        }
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Mounts the tree, after this node has caught up with the cluster or waited for it long enough: then `status.json` says
+/// that reads may be old.
+async fn mount_when_fresh(
+    fs: &Arc<FileSystem>,
+    point: &Path,
+    own: NodeId,
+) -> anyhow::Result<Mount> {
+    let caught_up = tokio::time::timeout(WRITE_TIMEOUT, async {
+        // Until the first leader is heard, every barrier fails at once.
+        while fs.barrier().await.is_err() {
+            tokio::time::sleep(HEARTBEAT_INTERVAL).await;
+        }
+    });
+    if caught_up.await.is_err() {
+        tracing::warn!("reads may be older than the cluster");
+    }
+    let (fs, point) = (fs.clone(), point.to_owned());
+    // Mounting waits for the kernel, whose first questions this runtime answers.
+    Ok(tokio::task::spawn_blocking(move || Mount::start(fs, &point, own)).await??)
+}
+
+/// Locks that lived as long as a handle of an earlier daemon end, once this one has a session.
+async fn end_locks_of_lost_handles(fs: Arc<FileSystem>) {
+    while let Err(failure) = fs.end_locks_of_lost_handles().await {
+        tracing::warn!(%failure, "locks of an earlier daemon's handles could not be ended yet");
+        tokio::time::sleep(UNSAVED_RETRY_EVERY).await;
+    }
+}
+
+fn notify(state: &[NotifyState<'_>]) {
+    // Without a service manager there is nobody to tell.
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "cannot notify the service manager");
+    }
+}
+
+/// Tells the service manager that the daemon lives, as often as it asks for, while the consensus loop answers.
+async fn feed_watchdog(node: Arc<Node>) {
+    let Some(period) = sd_notify::watchdog_enabled() else {
+        return;
+    };
+    loop {
+        if node.is_alive(WATCHDOG_ANSWER_MAX.min(period / 4)).await {
+            notify(&[NotifyState::Watchdog]);
+        } else {
+            tracing::error!("the consensus loop does not answer");
+        }
+        tokio::time::sleep(period / 4).await;
+    }
+}
+
+/// Keeps the addresses of the members on disk, for `vfsd rejoin`.
+async fn keep_peers(node: Arc<Node>, path: PathBuf) {
+    let mut saved = Vec::new();
+    loop {
+        let state = node.core().state();
+        let members: Vec<_> = state
+            .members()
+            .map(|member| (member.node.0, member.address.clone()))
+            .collect();
+        if members != saved && !members.is_empty() {
+            match save_peers(&path, &members) {
+                Ok(()) => saved = members,
+                Err(error) => tracing::warn!(%error, "cannot keep the addresses of the members"),
+            }
+        }
+        tokio::time::sleep(PEERS_SAVE_EVERY).await;
+    }
+}

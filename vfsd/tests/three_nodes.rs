@@ -1,0 +1,331 @@
+//! Three members in one process, over real TLS on 127.0.0.1, with real logs in temporary directories. A crash is the
+//! end of a member's runtime: all of its tasks stop where they are.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+use vfsd::cli::setup::{self, NewMember};
+use vfsd::config::NodeConfig;
+use vfsd::consensus::core::AskError;
+use vfsd::consensus::node::Node;
+use vfsd::consensus::wire::{ClusterChange, Reply, Request};
+use vfsd::daemon::node_settings;
+use vfsd::fs::proposer::{ChangeSink, Proposal, ProposeError};
+use vfsd::state_machine::command::{Author, Command, Create, Grant, JoinToken, NodeKind};
+use vfsd::state_machine::ids::{InodeNo, LogIndex};
+use vfsd::state_machine::log_time::WallTime;
+use vfsd::state_machine::outcome::{Applied, FsError};
+use vfsd::storage::data_dir::DataDir;
+use vfsd::transport::identity;
+use vfsd::transport::token::Token;
+
+const SEGMENT: u64 = 22 * 1024 * 1024;
+const LONG: Duration = Duration::from_secs(60);
+
+struct NoSink;
+
+impl ChangeSink for NoSink {
+    fn applied(&self, _: &Applied) {}
+    fn snapshot_installed(&self, _: LogIndex) {}
+}
+
+/// A member that can be started, crashed and started again.
+struct Member {
+    name: &'static str,
+    dir: tempfile::TempDir,
+    listen: String,
+    running: Option<(Runtime, Arc<Node>)>,
+}
+
+impl Member {
+    fn new(name: &'static str) -> Self {
+        // The port is free now and nobody else on this machine takes it within the test.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let listen = format!("127.0.0.1:{port}");
+        Self { name, dir: tempfile::tempdir().unwrap(), listen, running: None }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn as_new(&self) -> NewMember {
+        let member = NewMember::new(self.name, &self.listen, &self.data()).unwrap();
+        NewMember { log_segment_bytes: SEGMENT, ..member }
+    }
+
+    fn start(&mut self) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let node = wait_for("the data directory of the run before is free", || {
+            let data = DataDir::open(&self.data()).ok()?;
+            let config = NodeConfig::load(&data.config_file()).unwrap();
+            let settings = node_settings(&data, &config, self.dir.path(), SEGMENT).unwrap();
+            // The directory's lock is the daemon's business; the log is opened once at a time here anyway.
+            runtime.block_on(Node::start(settings, Arc::new(NoSink))).ok()
+        });
+        self.running = Some((runtime, Arc::new(node)));
+    }
+
+    fn crash(&mut self) {
+        let (runtime, node) = self.running.take().unwrap();
+        drop(node);
+        runtime.shutdown_timeout(LONG);
+    }
+
+    fn stop(&mut self) {
+        let (runtime, node) = self.running.take().unwrap();
+        let Ok(node) = Arc::try_unwrap(node) else { panic!("the node is in use") };
+        runtime.block_on(node.stop());
+        runtime.shutdown_timeout(LONG);
+    }
+
+    fn node(&self) -> &Arc<Node> {
+        &self.running.as_ref().unwrap().1
+    }
+
+    fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.running.as_ref().unwrap().0.block_on(future)
+    }
+
+    /// Creates a file at the root; tries again while there is no quorum.
+    fn create(&self, name: &str) -> Result<(), FsError> {
+        let proposer = self.node().proposer();
+        let committed = wait_for("a quorum", || {
+            let proposal = Proposal {
+                author: Author::default(),
+                fence: None,
+                command: Command::Create(Create {
+                    parent: InodeNo::ROOT,
+                    name: name.as_bytes().to_vec(),
+                    kind: NodeKind::Regular,
+                    mode: 0o644,
+                    uid: 0,
+                    gid: 0,
+                    exclusive: true,
+                    handle: None,
+                }),
+                bound_to: None,
+            };
+            match self.block_on(proposer.propose(proposal)) {
+                Ok(committed) => Some(committed),
+                Err(ProposeError::NoQuorum(_)) => None,
+                Err(error) => panic!("{}: {error}", self.name),
+            }
+        });
+        committed.outcome.map(drop)
+    }
+
+    fn change(&self, change: ClusterChange) -> Result<String, String> {
+        let core = self.node().core();
+        let asked = self.block_on(core.ask_leader_until(LONG, || Request::Change(change.clone())));
+        match asked {
+            Ok(Reply::Changed(changed)) => changed.map_err(|refusal| refusal.message),
+            Ok(other) => panic!("{other:?}"),
+            Err(AskError::Refused(reason)) => Err(reason),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn token(&self, expires_in_secs: i64) -> Token {
+        let expires_secs = vfsd::clock::wall().secs + expires_in_secs;
+        let ca = identity::digest(self.node().core().authority.certificate());
+        let token = Token::generate(ca, expires_secs);
+        let expires = WallTime { secs: expires_secs, nanos: 0 };
+        let remembered = JoinToken { digest: token.digest(), grant: Grant::Writer, expires, name: None };
+        self.change(ClusterChange::TokenCreate(remembered)).unwrap();
+        token
+    }
+
+    fn join(&self, peer: &Self, token: &Token) -> anyhow::Result<u64> {
+        let joining = self.as_new();
+        let enrolled = peer.block_on(setup::join_cluster(&joining, &peer.listen, token))?;
+        Ok(enrolled.node)
+    }
+
+    fn applied(&self) -> u64 {
+        self.node().core().state().applied().0
+    }
+
+    fn is_leader(&self) -> bool {
+        self.node().status().current().role == "leader"
+    }
+}
+
+fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + LONG;
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    wait_for(what, || condition().then_some(()));
+}
+
+fn three() -> [Member; 3] {
+    // Started by the first of the tests in this process; VFSD_LOG=debug shows what the nodes do.
+    let _ = vfsd::telemetry::start();
+    let mut members = ["n1", "n2", "n3"].map(Member::new);
+    setup::found_cluster(&members[0].as_new(), "test").unwrap();
+    members[0].start();
+    wait_until("n1 to lead", || members[0].is_leader());
+    let [first, rest @ ..] = &mut members;
+    for member in rest {
+        let token = first.token(3_600);
+        member.join(first, &token).unwrap();
+        member.start();
+        first.change(ClusterChange::Promote { name: member.name.into() }).unwrap();
+    }
+    members
+}
+
+fn wait_for_equal_digests(members: &[&Member]) {
+    wait_until("equal states", || {
+        let states: Vec<_> = members.iter().map(|member| member.node().core().state()).collect();
+        let same_index = states.windows(2).all(|pair| pair[0].applied() == pair[1].applied());
+        same_index && states.windows(2).all(|pair| pair[0].digest() == pair[1].digest())
+    });
+}
+
+#[test]
+fn every_node_proposes_and_a_crashed_one_catches_up() {
+    let mut members = three();
+    for (member, name) in members.iter().zip(["a", "b", "c"]) {
+        member.create(name).unwrap();
+        assert_eq!(member.create(name), Err(FsError::AlreadyExists));
+    }
+    let leader = members.iter().position(Member::is_leader).unwrap();
+    members[leader].crash();
+    let (next, last) = ((leader + 1) % 3, (leader + 2) % 3);
+    members[next].create("while one is away").unwrap();
+    members[last].create("and another").unwrap();
+    members[leader].start();
+    members[leader].create("back again").unwrap();
+    wait_for_equal_digests(&[&members[0], &members[1], &members[2]]);
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_all_crash_at_once() {
+    let mut members = three();
+    for number in 0..30 {
+        members[number % 3].create(&format!("file {number}")).unwrap();
+    }
+    members.iter_mut().for_each(Member::crash);
+    members.iter_mut().for_each(Member::start);
+    for number in 0..30 {
+        assert_eq!(members[number % 3].create(&format!("file {number}")), Err(FsError::AlreadyExists));
+    }
+    wait_for_equal_digests(&[&members[0], &members[1], &members[2]]);
+}
+
+#[test]
+fn without_a_majority_proposals_fail_and_say_why() {
+    let mut members = three();
+    members[0].create("before").unwrap();
+    members[1].crash();
+    members[2].crash();
+    let status = wait_for("n1 to notice", || {
+        let status = members[0].node().status().current();
+        (!status.quorum).then_some(status)
+    });
+    wait_until("n1 to name both", || {
+        let status = members[0].node().status().current();
+        status.missing == ["n2", "n3"] && status.why.contains("do not answer")
+    });
+    assert!(!status.why.is_empty());
+    let proposal = Proposal { author: Author::default(), fence: None, command: Command::Nothing, bound_to: None };
+    let refused = members[0].block_on(members[0].node().proposer().propose(proposal));
+    assert!(matches!(refused, Err(ProposeError::NoQuorum(_))), "{refused:?}");
+    members[1].start();
+    members[0].create("after").unwrap();
+}
+
+#[test]
+fn a_node_that_was_away_for_long_gets_a_snapshot() {
+    let mut members = three();
+    let away = members.iter().position(|member| !member.is_leader()).unwrap();
+    let leader = members.iter().position(Member::is_leader).unwrap();
+    members[away].crash();
+    for number in 0..20 {
+        members[leader].create(&format!("file {number}")).unwrap();
+    }
+    let core = members[leader].node().core();
+    let applied = members[leader].applied();
+    members[leader].block_on(core.raft.trigger().snapshot()).unwrap();
+    wait_until("the snapshot", || core.metrics().snapshot.is_some_and(|id| id.index >= applied));
+    members[leader].block_on(core.raft.trigger().purge_log(applied)).unwrap();
+    wait_until("the purge", || core.metrics().purged.is_some_and(|id| id.index >= applied));
+    members[away].start();
+    wait_for_equal_digests(&[&members[0], &members[1], &members[2]]);
+    members[away].create("after the snapshot").unwrap();
+}
+
+#[test]
+fn a_stopping_leader_hands_over_and_a_barrier_sees_what_was_committed_elsewhere() {
+    let mut members = three();
+    let leader = members.iter().position(Member::is_leader).unwrap();
+    members[leader].create("seen by all").unwrap();
+    let follower = &members[(leader + 1) % 3];
+    let index = follower.block_on(follower.node().proposer().barrier()).unwrap();
+    let state = follower.node().core().state();
+    assert!(state.applied() >= index);
+    assert!(state.tree().lookup(InodeNo::ROOT, b"seen by all").is_ok());
+    members[leader].stop();
+    wait_until("another leader", || {
+        (1..3).any(|step| members[(leader + step) % 3].is_leader())
+    });
+}
+
+#[test]
+fn tokens_that_are_used_expired_or_foreign_are_refused_with_a_reason() {
+    let mut first = Member::new("n1");
+    setup::found_cluster(&first.as_new(), "test").unwrap();
+    first.start();
+    let mut other = Member::new("x1");
+    setup::found_cluster(&other.as_new(), "other").unwrap();
+    other.start();
+    let joining = Member::new("n2");
+    let used = first.token(3_600);
+    let expired = first.token(-720);
+    let foreign = other.token(3_600);
+    let refusal = |token: &Token| joining.join(&first, token).unwrap_err().to_string();
+    assert_eq!(refusal(&expired), "the join token expired 12 min ago");
+    assert!(refusal(&foreign).starts_with("the join token is for another cluster"));
+    joining.join(&first, &used).unwrap();
+    let third = Member::new("n3");
+    let again = third.join(&first, &used).unwrap_err().to_string();
+    assert!(again.starts_with("the join token was used already"), "{again}");
+}
+
+#[test]
+fn a_node_that_lost_its_log_rejoins_with_a_new_id() {
+    let mut members = three();
+    let lost = members.iter().position(|member| !member.is_leader()).unwrap();
+    let old_id = members[lost].node().core().id;
+    members[lost].create("before the loss").unwrap();
+    members[lost].stop();
+    let log = members[lost].data().join("log");
+    std::fs::remove_dir_all(&log).unwrap();
+    std::fs::create_dir(&log).unwrap();
+    let helper = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let other = members[(lost + 1) % 3].listen.clone();
+    let peers: Vec<_> = members.iter().map(|member| (0, member.listen.clone())).collect();
+    assert!(peers.iter().any(|(_, address)| *address == other));
+    let known = members[(lost + 1) % 3].node().core().state();
+    let known: Vec<_> = known.members().map(|member| (member.node.0, member.address.clone())).collect();
+    setup::save_peers(&members[lost].data().join("peers.json"), &known).unwrap();
+    let (enrolled, old) = helper.block_on(setup::rejoin(&members[lost].data(), None, SEGMENT)).unwrap();
+    assert!(enrolled.node > old_id && old.exists());
+    members[lost].start();
+    members[lost].create("after the loss").unwrap();
+    let name = members[lost].name;
+    members[(lost + 1) % 3].change(ClusterChange::Promote { name: name.into() }).unwrap();
+    wait_for_equal_digests(&[&members[0], &members[1], &members[2]]);
+}
