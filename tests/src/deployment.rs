@@ -19,7 +19,7 @@ pub struct Deployment<'a> {
 
 impl<'a> Deployment<'a> {
     /// The deployment `name`, which need not exist.
-    pub fn new(name: &'a str) -> Self {
+    pub const fn new(name: &'a str) -> Self {
         Self { name }
     }
 

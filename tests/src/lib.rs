@@ -5,6 +5,7 @@
 //! Not here: any logic of the product. This crate knows vfsd and dsm-agent by their command lines and files only.
 
 pub mod cluster;
+pub mod crash;
 pub mod deployment;
 pub mod formation;
 pub mod limits;

@@ -3,6 +3,8 @@
 use anyhow::{Result, bail};
 
 use crate::cluster::Node;
+use crate::limits;
+use crate::wait::wait_until;
 
 /// Runs `statement` in `database` on `node` and gives the rows, unaligned.
 ///
@@ -38,4 +40,37 @@ pub fn primary<'a>(nodes: &'a [Node], database: &str) -> Result<&'a Node> {
         bail!("primaries: {names:?}, not one")
     };
     Ok(primary)
+}
+
+/// Writes the row `number` on `primary`, making the table `rows` if it is not there.
+///
+/// # Errors
+/// If the server does not acknowledge it.
+pub fn write_row(primary: &Node, database: &str, number: u32) -> Result<()> {
+    sql(
+        primary,
+        database,
+        "CREATE TABLE IF NOT EXISTS rows (number int PRIMARY KEY)",
+    )?;
+    sql(
+        primary,
+        database,
+        &format!("INSERT INTO rows VALUES ({number})"),
+    )
+    .map(drop)
+}
+
+/// Waits until the table `rows` has `count` rows on `node`.
+///
+/// # Errors
+/// If that does not come within [`limits::REPLICATION_MAX`].
+pub fn wait_for_rows(node: &Node, database: &str, count: u32) -> Result<()> {
+    wait_until(
+        &format!("{count} rows on {}", node.name()),
+        limits::REPLICATION_MAX,
+        || {
+            Ok(sql(node, database, "SELECT count(*) FROM rows")
+                .is_ok_and(|rows| rows == count.to_string()))
+        },
+    )
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::{Value, json};
 use system_tests::cluster::Node;
+use system_tests::crash::BOUNDARIES;
 use system_tests::deployment::Deployment;
 use system_tests::limits;
 use system_tests::mounted::Mounted;
@@ -15,14 +16,6 @@ const TARGET: &str = "/etc/motd-of-the-cluster";
 
 /// A file takes well under a second; an agent that crashed is started again first.
 const FILE_MAX: Duration = Duration::from_secs(60);
-
-/// Where an agent can crash, in the words of its failpoints.
-const BOUNDARIES: &[&str] = &[
-    "before-started",
-    "after-started",
-    "after-effect",
-    "after-succeeded",
-];
 
 fn wish(nodes: &[&str], content: &str) -> Value {
     json!({"driver": "file", "nodes": nodes, "params": {"path": TARGET, "content": content}})

@@ -5,10 +5,11 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::{Value, json};
 use system_tests::cluster::Node;
+use system_tests::crash::{BOUNDARIES, KINDS, arm, strike};
 use system_tests::deployment::Deployment;
 use system_tests::limits;
 use system_tests::mounted::Mounted;
-use system_tests::postgres::{primary, sql};
+use system_tests::postgres::{primary, sql, wait_for_rows, write_row};
 use system_tests::seed;
 use system_tests::wait::wait_until;
 
@@ -20,13 +21,6 @@ const CHANGE_MAX: Duration = Duration::from_secs(120);
 
 /// Crashes in one pass. Each costs a restart of the agent or of a node.
 const CRASHES: u64 = 3;
-
-const BOUNDARIES: &[&str] = &[
-    "before-started",
-    "after-started",
-    "after-effect",
-    "after-succeeded",
-];
 
 fn wish(nodes: &[&str], parameters: Value) -> Value {
     let params = json!({"version": "15", "databases": [DATABASE], "parameters": parameters});
@@ -40,8 +34,8 @@ fn a_file_becomes_a_replicated_database_that_changes_and_grows() -> Result<()> {
     let deployment = Deployment::new(NAME);
     deployment.wish(n2, &wish(&["n1", "n2"], json!({})))?;
     deployment.wait_for(n2, "Active", 1, limits::DEPLOYMENT_MAX)?;
-    write_row(n1, 1)?;
-    wait_for_rows(n2, 1)?;
+    write_row(n1, DATABASE, 1)?;
+    wait_for_rows(n2, DATABASE, 1)?;
     // The same content again: no generation, no write to the record.
     let generation = deployment.generation(n2)?;
     deployment.wish(n3, &wish(&["n1", "n2"], json!({})))?;
@@ -62,7 +56,7 @@ fn a_file_becomes_a_replicated_database_that_changes_and_grows() -> Result<()> {
             "{}",
             node.name()
         );
-        wait_for_rows(node, 1)?;
+        wait_for_rows(node, DATABASE, 1)?;
     }
     assert_eq!(primary(mounted.nodes(), DATABASE)?.name(), "n1");
     the_loss_of_the_primary_is_told_and_heals(&mounted, deployment)?;
@@ -75,7 +69,7 @@ fn the_loss_of_the_primary_is_told_and_heals(
     deployment: Deployment<'_>,
 ) -> Result<()> {
     let [n1, n2, n3] = mounted.three()?;
-    write_row(n1, 2)?;
+    write_row(n1, DATABASE, 2)?;
     let generation = deployment.generation(n2)?;
     n1.power_cut()?;
     deployment.wait_for(n2, "Degraded", generation, CHANGE_MAX)?;
@@ -90,7 +84,7 @@ fn the_loss_of_the_primary_is_told_and_heals(
     n1.boot()?;
     deployment.wait_for(n2, "Active", generation, CHANGE_MAX)?;
     for node in [n1, n2, n3] {
-        wait_for_rows(node, 2)?;
+        wait_for_rows(node, DATABASE, 2)?;
     }
     assert_eq!(primary(mounted.nodes(), DATABASE)?.name(), "n1");
     Ok(())
@@ -102,8 +96,8 @@ fn a_lost_tree_stops_no_service(mounted: &Mounted) -> Result<()> {
     let before = postmasters(&[n1, n2, n3])?;
     n2.sh("umount -l /vfs")?;
     n3.sh("systemctl stop vfsd")?;
-    write_row(n1, 3)?;
-    wait_for_rows(n3, 3)?;
+    write_row(n1, DATABASE, 3)?;
+    wait_for_rows(n3, DATABASE, 3)?;
     n3.sh("systemctl start vfsd dsm-agent")?;
     wait_until(
         "the tree to be mounted again",
@@ -134,74 +128,31 @@ fn postmasters(nodes: &[&Node]) -> Result<Vec<String>> {
 fn a_pass_of_crashes_ends_active() -> Result<()> {
     let seed = seed::choose("a_pass_of_crashes_ends_active");
     let mounted = Mounted::boot_with_agents(3)?;
-    let [n1, n2, n3] = mounted.three()?;
+    let nodes = mounted.three()?;
+    let [n1, n2, n3] = nodes;
     let deployment = Deployment::new(NAME);
-    let nodes = [n1, n2, n3];
-    arm(
-        nodes[(seed % 3) as usize],
-        BOUNDARIES[(seed / 3 % 4) as usize],
-    )?;
+    let crash = |number: u64| {
+        let digits = (seed / 36_u64.pow((number % 4) as u32)) as usize;
+        (
+            nodes[digits % 3],
+            BOUNDARIES[digits / 3 % 4],
+            KINDS[digits / 12 % 3],
+        )
+    };
+    arm(crash(0).0, "*", crash(0).1)?;
     deployment.wish(n2, &wish(&["n1", "n2", "n3"], json!({})))?;
-    for crash in 1..=CRASHES {
-        let digits = seed / 12 / (36_u64.pow(u32::try_from(crash)?));
-        let node = nodes[(digits % 3) as usize];
-        let kind = ["agent", "vfsd", "power"][(digits / 3 % 3) as usize];
-        let boundary = BOUNDARIES[(digits / 9 % 4) as usize];
-        println!("crash {crash}: {kind} of {} {boundary}", node.name());
-        strike(node, kind, boundary)?;
-    }
-    for node in nodes {
-        node.boot()?;
+    for number in 0..CRASHES {
+        let (node, boundary, kind) = crash(number);
+        if number > 0 {
+            arm(node, "*", boundary)?;
+        }
+        strike(node, kind, deployment, 1)?;
     }
     deployment.wait_for(n2, "Active", 1, limits::DEPLOYMENT_MAX)?;
     assert_eq!(primary(mounted.nodes(), DATABASE)?.name(), "n1");
-    write_row(n1, 1)?;
-    for node in nodes {
-        wait_for_rows(node, 1)?;
+    write_row(n1, DATABASE, 1)?;
+    for node in [n1, n2, n3] {
+        wait_for_rows(node, DATABASE, 1)?;
     }
     n1.sh(&format!("dsm-agent audit {NAME}")).map(drop)
-}
-
-/// Holds the agent at its next `boundary`, or strikes at once if its work is done, and then kills what `kind` says.
-fn strike(node: &Node, kind: &str, boundary: &str) -> Result<()> {
-    match kind {
-        "agent" => arm(node, boundary),
-        "vfsd" => node.sh("systemctl kill --signal=KILL vfsd").map(drop),
-        _ => {
-            node.power_cut()?;
-            node.boot().map(drop)
-        }
-    }
-}
-
-fn arm(node: &Node, boundary: &str) -> Result<()> {
-    node.write(
-        "/var/lib/dsm-agent/crash-at",
-        format!("*:{boundary}\n").as_bytes(),
-    )
-}
-
-fn write_row(primary: &Node, number: u32) -> Result<()> {
-    sql(
-        primary,
-        DATABASE,
-        "CREATE TABLE IF NOT EXISTS rows (number int PRIMARY KEY)",
-    )?;
-    sql(
-        primary,
-        DATABASE,
-        &format!("INSERT INTO rows VALUES ({number})"),
-    )
-    .map(drop)
-}
-
-fn wait_for_rows(node: &Node, count: u32) -> Result<()> {
-    wait_until(
-        &format!("{count} rows on {}", node.name()),
-        limits::REPLICATION_MAX,
-        || {
-            Ok(sql(node, DATABASE, "SELECT count(*) FROM rows")
-                .is_ok_and(|rows| rows == count.to_string()))
-        },
-    )
 }
