@@ -69,7 +69,16 @@ mod tests {
         };
         config.save(&path).unwrap();
         assert_eq!(NodeConfig::load(&path).unwrap(), config);
-        fs::write(&path, "cluster = \"a\"\nnode = \"n\"\nid = 1\nlisten = \"x\"\ncolour = 1\n").unwrap();
-        assert!(NodeConfig::load(&path).unwrap_err().to_string().contains("colour"));
+        fs::write(
+            &path,
+            "cluster = \"a\"\nnode = \"n\"\nid = 1\nlisten = \"x\"\ncolour = 1\n",
+        )
+        .unwrap();
+        assert!(
+            NodeConfig::load(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("colour")
+        );
     }
 }

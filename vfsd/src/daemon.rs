@@ -17,7 +17,9 @@ use crate::config::{ADMIN_SOCKET, NodeConfig};
 use crate::consensus::node::{Node, NodeSettings};
 use crate::fs::FileSystem;
 use crate::fuse::session::Mount;
-use crate::limits::{HEARTBEAT_INTERVAL, PEERS_SAVE_EVERY, UNSAVED_RETRY_EVERY, WATCHDOG_ANSWER_MAX, WRITE_TIMEOUT};
+use crate::limits::{
+    HEARTBEAT_INTERVAL, PEERS_SAVE_EVERY, UNSAVED_RETRY_EVERY, WATCHDOG_ANSWER_MAX, WRITE_TIMEOUT,
+};
 use crate::state_machine::ids::NodeId;
 use crate::storage::data_dir::DataDir;
 

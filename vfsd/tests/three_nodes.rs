@@ -28,6 +28,7 @@ const LONG: Duration = Duration::from_secs(60);
 struct NoSink;
 
 impl ChangeSink for NoSink {
+    fn before_publication(&self, _: &[Applied]) {}
     fn applied(&self, _: &Applied) {}
     fn snapshot_installed(&self, _: LogIndex) {}
 }
@@ -43,9 +44,18 @@ struct Member {
 impl Member {
     fn new(name: &'static str) -> Self {
         // The port is free now and nobody else on this machine takes it within the test.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let listen = format!("127.0.0.1:{port}");
-        Self { name, dir: tempfile::tempdir().unwrap(), listen, running: None }
+        Self {
+            name,
+            dir: tempfile::tempdir().unwrap(),
+            listen,
+            running: None,
+        }
     }
 
     fn data(&self) -> PathBuf {
@@ -54,17 +64,26 @@ impl Member {
 
     fn as_new(&self) -> NewMember {
         let member = NewMember::new(self.name, &self.listen, &self.data()).unwrap();
-        NewMember { log_segment_bytes: SEGMENT, ..member }
+        NewMember {
+            log_segment_bytes: SEGMENT,
+            ..member
+        }
     }
 
     fn start(&mut self) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
         let node = wait_for("the data directory of the run before is free", || {
             let data = DataDir::open(&self.data()).ok()?;
             let config = NodeConfig::load(&data.config_file()).unwrap();
             let settings = node_settings(&data, &config, self.dir.path(), SEGMENT).unwrap();
             // The directory's lock is the daemon's business; the log is opened once at a time here anyway.
-            runtime.block_on(Node::start(settings, Arc::new(NoSink))).ok()
+            runtime
+                .block_on(Node::start(settings, Arc::new(NoSink)))
+                .ok()
         });
         self.running = Some((runtime, Arc::new(node)));
     }
@@ -77,7 +96,9 @@ impl Member {
 
     fn stop(&mut self) {
         let (runtime, node) = self.running.take().unwrap();
-        let Ok(node) = Arc::try_unwrap(node) else { panic!("the node is in use") };
+        let Ok(node) = Arc::try_unwrap(node) else {
+            panic!("the node is in use")
+        };
         runtime.block_on(node.stop());
         runtime.shutdown_timeout(LONG);
     }
@@ -133,8 +154,16 @@ impl Member {
         let expires_secs = vfsd::clock::wall().secs + expires_in_secs;
         let ca = identity::digest(self.node().core().authority.certificate());
         let token = Token::generate(ca, expires_secs);
-        let expires = WallTime { secs: expires_secs, nanos: 0 };
-        let remembered = JoinToken { digest: token.digest(), grant: Grant::Writer, expires, name: None };
+        let expires = WallTime {
+            secs: expires_secs,
+            nanos: 0,
+        };
+        let remembered = JoinToken {
+            digest: token.digest(),
+            grant: Grant::Writer,
+            expires,
+            name: None,
+        };
         self.change(ClusterChange::TokenCreate(remembered)).unwrap();
         token
     }
@@ -181,16 +210,28 @@ fn three() -> [Member; 3] {
         let token = first.token(3_600);
         member.join(first, &token).unwrap();
         member.start();
-        first.change(ClusterChange::Promote { name: member.name.into() }).unwrap();
+        first
+            .change(ClusterChange::Promote {
+                name: member.name.into(),
+            })
+            .unwrap();
     }
     members
 }
 
 fn wait_for_equal_digests(members: &[&Member]) {
     wait_until("equal states", || {
-        let states: Vec<_> = members.iter().map(|member| member.node().core().state()).collect();
-        let same_index = states.windows(2).all(|pair| pair[0].applied() == pair[1].applied());
-        same_index && states.windows(2).all(|pair| pair[0].digest() == pair[1].digest())
+        let states: Vec<_> = members
+            .iter()
+            .map(|member| member.node().core().state())
+            .collect();
+        let same_index = states
+            .windows(2)
+            .all(|pair| pair[0].applied() == pair[1].applied());
+        same_index
+            && states
+                .windows(2)
+                .all(|pair| pair[0].digest() == pair[1].digest())
     });
 }
 
@@ -215,12 +256,17 @@ fn every_node_proposes_and_a_crashed_one_catches_up() {
 fn nothing_acknowledged_is_lost_when_all_crash_at_once() {
     let mut members = three();
     for number in 0..30 {
-        members[number % 3].create(&format!("file {number}")).unwrap();
+        members[number % 3]
+            .create(&format!("file {number}"))
+            .unwrap();
     }
     members.iter_mut().for_each(Member::crash);
     members.iter_mut().for_each(Member::start);
     for number in 0..30 {
-        assert_eq!(members[number % 3].create(&format!("file {number}")), Err(FsError::AlreadyExists));
+        assert_eq!(
+            members[number % 3].create(&format!("file {number}")),
+            Err(FsError::AlreadyExists)
+        );
     }
     wait_for_equal_digests(&[&members[0], &members[1], &members[2]]);
 }
@@ -240,9 +286,17 @@ fn without_a_majority_proposals_fail_and_say_why() {
         status.missing == ["n2", "n3"] && status.why.contains("do not answer")
     });
     assert!(!status.why.is_empty());
-    let proposal = Proposal { author: Author::default(), fence: None, command: Command::Nothing, bound_to: None };
+    let proposal = Proposal {
+        author: Author::default(),
+        fence: None,
+        command: Command::Nothing,
+        bound_to: None,
+    };
     let refused = members[0].block_on(members[0].node().proposer().propose(proposal));
-    assert!(matches!(refused, Err(ProposeError::NoQuorum(_))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(ProposeError::NoQuorum(_))),
+        "{refused:?}"
+    );
     members[1].start();
     members[0].create("after").unwrap();
 }
@@ -250,7 +304,10 @@ fn without_a_majority_proposals_fail_and_say_why() {
 #[test]
 fn a_node_that_was_away_for_long_gets_a_snapshot() {
     let mut members = three();
-    let away = members.iter().position(|member| !member.is_leader()).unwrap();
+    let away = members
+        .iter()
+        .position(|member| !member.is_leader())
+        .unwrap();
     let leader = members.iter().position(Member::is_leader).unwrap();
     members[away].crash();
     for number in 0..20 {
@@ -258,10 +315,20 @@ fn a_node_that_was_away_for_long_gets_a_snapshot() {
     }
     let core = members[leader].node().core();
     let applied = members[leader].applied();
-    members[leader].block_on(core.raft.trigger().snapshot()).unwrap();
-    wait_until("the snapshot", || core.metrics().snapshot.is_some_and(|id| id.index >= applied));
-    members[leader].block_on(core.raft.trigger().purge_log(applied)).unwrap();
-    wait_until("the purge", || core.metrics().purged.is_some_and(|id| id.index >= applied));
+    members[leader]
+        .block_on(core.raft.trigger().snapshot())
+        .unwrap();
+    wait_until("the snapshot", || {
+        core.metrics()
+            .snapshot
+            .is_some_and(|id| id.index >= applied)
+    });
+    members[leader]
+        .block_on(core.raft.trigger().purge_log(applied))
+        .unwrap();
+    wait_until("the purge", || {
+        core.metrics().purged.is_some_and(|id| id.index >= applied)
+    });
     members[away].start();
     wait_for_equal_digests(&[&members[0], &members[1], &members[2]]);
     members[away].create("after the snapshot").unwrap();
@@ -273,7 +340,9 @@ fn a_stopping_leader_hands_over_and_a_barrier_sees_what_was_committed_elsewhere(
     let leader = members.iter().position(Member::is_leader).unwrap();
     members[leader].create("seen by all").unwrap();
     let follower = &members[(leader + 1) % 3];
-    let index = follower.block_on(follower.node().proposer().barrier()).unwrap();
+    let index = follower
+        .block_on(follower.node().proposer().barrier())
+        .unwrap();
     let state = follower.node().core().state();
     assert!(state.applied() >= index);
     assert!(state.tree().lookup(InodeNo::ROOT, b"seen by all").is_ok());
@@ -301,31 +370,38 @@ fn tokens_that_are_used_expired_or_foreign_are_refused_with_a_reason() {
     joining.join(&first, &used).unwrap();
     let third = Member::new("n3");
     let again = third.join(&first, &used).unwrap_err().to_string();
-    assert!(again.starts_with("the join token was used already"), "{again}");
+    assert!(
+        again.starts_with("the join token was used already"),
+        "{again}"
+    );
 }
 
 #[test]
 fn a_node_that_lost_its_log_rejoins_with_a_new_id() {
     let mut members = three();
-    let lost = members.iter().position(|member| !member.is_leader()).unwrap();
+    let lost = members
+        .iter()
+        .position(|member| !member.is_leader())
+        .unwrap();
     let old_id = members[lost].node().core().id;
     members[lost].create("before the loss").unwrap();
     members[lost].stop();
     let log = members[lost].data().join("log");
     std::fs::remove_dir_all(&log).unwrap();
     std::fs::create_dir(&log).unwrap();
-    let helper = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let other = members[(lost + 1) % 3].listen.clone();
-    let peers: Vec<_> = members.iter().map(|member| (0, member.listen.clone())).collect();
-    assert!(peers.iter().any(|(_, address)| *address == other));
-    let known = members[(lost + 1) % 3].node().core().state();
-    let known: Vec<_> = known.members().map(|member| (member.node.0, member.address.clone())).collect();
-    setup::save_peers(&members[lost].data().join("peers.json"), &known).unwrap();
-    let (enrolled, old) = helper.block_on(setup::rejoin(&members[lost].data(), None, SEGMENT)).unwrap();
+    let helper = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let (enrolled, old) = helper
+        .block_on(setup::rejoin(&members[lost].data(), None, SEGMENT))
+        .unwrap();
     assert!(enrolled.node > old_id && old.exists());
     members[lost].start();
     members[lost].create("after the loss").unwrap();
     let name = members[lost].name;
-    members[(lost + 1) % 3].change(ClusterChange::Promote { name: name.into() }).unwrap();
+    members[(lost + 1) % 3]
+        .change(ClusterChange::Promote { name: name.into() })
+        .unwrap();
     wait_for_equal_digests(&[&members[0], &members[1], &members[2]]);
 }

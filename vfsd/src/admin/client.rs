@@ -35,7 +35,9 @@ impl AdminError {
     /// What to do about it.
     pub fn hint(&self) -> &str {
         match self {
-            Self::NotRunning(_) => "start it: systemctl start vfsd; why it stopped: journalctl -u vfsd -n 20",
+            Self::NotRunning(_) => {
+                "start it: systemctl start vfsd; why it stopped: journalctl -u vfsd -n 20"
+            }
             Self::NotAllowed(_) => "run this as root",
             Self::Io(_) => "see: systemctl status vfsd",
             Self::BadAnswer(_) => "restart vfsd, so that both are of the same version",
@@ -50,7 +52,9 @@ impl AdminError {
 /// [`AdminError`].
 pub fn ask(socket: &Path, request: &AdminRequest) -> Result<serde_json::Value, AdminError> {
     let mut stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AdminError::NotRunning(socket.into()),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            AdminError::NotRunning(socket.into())
+        }
         io::ErrorKind::PermissionDenied => AdminError::NotAllowed(socket.into()),
         _ => AdminError::Io(error),
     })?;

@@ -17,7 +17,10 @@ pub(super) async fn status(node: &Arc<Node>) -> StatusReport {
         Ok(Reply::Overview(members)) => members,
         Ok(_) | Err(_) => Vec::new(),
     };
-    let health: BTreeMap<u64, MemberHealth> = overview.into_iter().map(|member| (member.id, member)).collect();
+    let health: BTreeMap<u64, MemberHealth> = overview
+        .into_iter()
+        .map(|member| (member.id, member))
+        .collect();
     let metrics = core.metrics();
     let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
     let state = core.state();
@@ -29,7 +32,12 @@ pub(super) async fn status(node: &Arc<Node>) -> StatusReport {
         MemberReport {
             id,
             name: member.name.clone(),
-            role: if voters.contains(&id) { "voter" } else { "learner" }.into(),
+            role: if voters.contains(&id) {
+                "voter"
+            } else {
+                "learner"
+            }
+            .into(),
             state: match health {
                 _ if is_leader && known.quorum => "leader",
                 Some(health) if health.answers => "following",
@@ -39,7 +47,9 @@ pub(super) async fn status(node: &Arc<Node>) -> StatusReport {
             }
             .into(),
             behind: health.and_then(|health| health.behind),
-            round_trip_ms: health.and_then(|health| health.round_trip_us).map(|us| us as f64 / 1000.0),
+            round_trip_ms: health
+                .and_then(|health| health.round_trip_us)
+                .map(|us| us as f64 / 1000.0),
             address: member.address.clone(),
             grant: member.grant,
             age_public: member.age_public.clone(),

@@ -209,7 +209,9 @@ impl Desk {
     }
 
     async fn break_lock(&self, path: &str) -> Answer {
-        let within = Path::new(path).strip_prefix(&self.mount).unwrap_or(Path::new(path));
+        let within = Path::new(path)
+            .strip_prefix(&self.mount)
+            .unwrap_or(Path::new(path));
         let within = within.to_string_lossy().trim_start_matches('/').to_owned();
         let state = self.node.core().state();
         let inode = state.tree().resolve(&within).ok_or_else(|| {

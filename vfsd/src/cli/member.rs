@@ -47,9 +47,18 @@ pub(super) enum MemberCommand {
 pub(super) fn run(command: MemberCommand) -> anyhow::Result<ExitCode> {
     match command {
         MemberCommand::List(output) => list(&output),
-        MemberCommand::Add { name, role, expires, output } => add(name, role, expires, &output),
-        MemberCommand::Remove { name, output } => say(&ask(&output, &AdminRequest::Remove { name })?, &output),
-        MemberCommand::Promote { name, output } => say(&ask(&output, &AdminRequest::Promote { name })?, &output),
+        MemberCommand::Add {
+            name,
+            role,
+            expires,
+            output,
+        } => add(name, role, expires, &output),
+        MemberCommand::Remove { name, output } => {
+            say(&ask(&output, &AdminRequest::Remove { name })?, &output)
+        }
+        MemberCommand::Promote { name, output } => {
+            say(&ask(&output, &AdminRequest::Promote { name })?, &output)
+        }
     }
 }
 
@@ -72,7 +81,9 @@ fn add(name: String, role: Grant, expires: u64, output: &OutputArgs) -> anyhow::
     }
     let token = made["token"].as_str().context("vfsd gave no token")?;
     let members: Vec<MemberReport> = serde_json::from_value(ask(output, &AdminRequest::Members)?)?;
-    let peer = members.first().map_or("IP:PORT", |member| member.address.as_str());
+    let peer = members
+        .first()
+        .map_or("IP:PORT", |member| member.address.as_str());
     anstream::println!("run on {name}, with its own address:");
     anstream::println!("  vfsd join --node {name} --listen IP:PORT --peer {peer} --token {token}");
     Ok(ExitCode::SUCCESS)

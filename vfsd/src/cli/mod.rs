@@ -164,7 +164,9 @@ fn report(error: &anyhow::Error) {
     let refusal = match error.downcast_ref::<EnrolError>() {
         Some(EnrolError::Refused(refusal)) => Some(refusal.hint.as_str()),
         Some(EnrolError::OtherCluster(_)) => Some("make one on that cluster: vfsd token create"),
-        Some(EnrolError::Unreachable { .. }) => Some("is vfsd running there, and is the port open?"),
+        Some(EnrolError::Unreachable { .. }) => {
+            Some("is vfsd running there, and is the port open?")
+        }
         _ => None,
     };
     if let Some(hint) = admin.or(refusal).filter(|hint| !hint.is_empty()) {
@@ -188,7 +190,10 @@ fn run(command: CliCommand) -> anyhow::Result<ExitCode> {
 }
 
 fn ask(output: &OutputArgs, request: &AdminRequest) -> anyhow::Result<serde_json::Value> {
-    Ok(client::ask(&output.runtime_dir.join(ADMIN_SOCKET), request)?)
+    Ok(client::ask(
+        &output.runtime_dir.join(ADMIN_SOCKET),
+        request,
+    )?)
 }
 
 /// Shows a daemon's answer that is one sentence.
@@ -232,14 +237,25 @@ fn join(args: &JoinArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn rejoin(args: &RejoinArgs) -> anyhow::Result<ExitCode> {
-    let asked = setup::rejoin(&args.data_dir, args.peer.as_deref(), NodeSettings::SEGMENT_BYTES);
+    let asked = setup::rejoin(
+        &args.data_dir,
+        args.peer.as_deref(),
+        NodeSettings::SEGMENT_BYTES,
+    );
     let (enrolled, old) = runtime()?.block_on(asked)?;
     if args.json {
         let done = serde_json::json!({ "node": enrolled.node, "cluster": enrolled.cluster, "old_data": old });
         anstream::println!("{done}");
     } else {
-        anstream::println!("this node is a learner with the new id {}; its old id is removed", enrolled.node);
-        anstream::println!("the old data is in {}; next: {}", old.display(), run_hint(&args.data_dir));
+        anstream::println!(
+            "this node is a learner with the new id {}; its old id is removed",
+            enrolled.node
+        );
+        anstream::println!(
+            "the old data is in {}; next: {}",
+            old.display(),
+            run_hint(&args.data_dir)
+        );
         anstream::println!("when it has caught up: vfsd member promote NAME");
     }
     Ok(ExitCode::SUCCESS)

@@ -130,7 +130,11 @@ pub fn found_cluster(member: &NewMember, name: &str) -> anyhow::Result<String> {
 ///
 /// # Errors
 /// If the cluster refuses, cannot be reached, or the disk refuses.
-pub async fn join_cluster(member: &NewMember, peer: &str, token: &Token) -> anyhow::Result<Enrolled> {
+pub async fn join_cluster(
+    member: &NewMember,
+    peer: &str,
+    token: &Token,
+) -> anyhow::Result<Enrolled> {
     let dir = DataDir::create(&member.data_dir)?;
     let key = KeyRequest::generate()?;
     let request = EnrolRequest {
@@ -238,7 +242,10 @@ pub async fn rejoin(
     members.retain(|(id, _)| *id != config.id);
     members.extend(peer.map(|peer| (ANY_MEMBER, peer.to_owned())));
     if members.is_empty() {
-        bail!("no other member is known in {}; give one with --peer IP:PORT", old.peers_file().display());
+        bail!(
+            "no other member is known in {}; give one with --peer IP:PORT",
+            old.peers_file().display()
+        );
     }
     let beside = aside(data_dir);
     let fresh = NewMember {
@@ -256,7 +263,8 @@ pub async fn rejoin(
     let enrolled = ask_to_rejoin(&Peers::new(Arc::clone(&tls.client)), &members, change).await?;
     settle_in(&dir, &fresh, &key, &enrolled)?;
     drop((dir, old));
-    std::fs::rename(data_dir, &beside).with_context(|| format!("cannot move {}", data_dir.display()))?;
+    std::fs::rename(data_dir, &beside)
+        .with_context(|| format!("cannot move {}", data_dir.display()))?;
     std::fs::rename(&fresh.data_dir, data_dir)
         .with_context(|| format!("cannot move {}", fresh.data_dir.display()))?;
     Ok((enrolled, beside))

@@ -19,7 +19,11 @@ pub(super) fn show(output: &OutputArgs) -> anyhow::Result<ExitCode> {
     } else {
         anstream::println!("{}", text(&report));
     }
-    Ok(if report.quorum { ExitCode::SUCCESS } else { ExitCode::from(DEGRADED) })
+    Ok(if report.quorum {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(DEGRADED)
+    })
 }
 
 /// The report for people.
@@ -50,7 +54,11 @@ fn headline(report: &StatusReport) -> String {
     let applied = if report.applied == report.committed {
         format!("applied {} = committed", grouped(report.applied))
     } else {
-        format!("applied {} of {}", grouped(report.applied), grouped(report.committed))
+        format!(
+            "applied {} of {}",
+            grouped(report.applied),
+            grouped(report.committed)
+        )
     };
     let leader = report.leader.as_deref().unwrap_or("none");
     let voters = match report.voters {
@@ -80,11 +88,21 @@ pub(super) fn member_table(members: &[MemberReport], report: Option<&StatusRepor
             Some(ms) => format!("{ms:.1} ms"),
             None => "-".into(),
         };
-        let cells = [&member.name, &member.role, &member.state, &behind, &round_trip, &member.address];
+        let cells = [
+            &member.name,
+            &member.role,
+            &member.state,
+            &behind,
+            &round_trip,
+            &member.address,
+        ];
         table.add_row(cells);
     }
     let text = table.to_string();
-    let lines: Vec<_> = text.lines().map(|line| format!("  {}", line.trim())).collect();
+    let lines: Vec<_> = text
+        .lines()
+        .map(|line| format!("  {}", line.trim()))
+        .collect();
     lines.join("\n")
 }
 
@@ -161,7 +179,11 @@ mod tests {
             why: String::new(),
             stale: false,
             voters: 3,
-            members: vec![member(1, "n1", "leader"), member(2, "n2", "following"), member(3, "n3", "following")],
+            members: vec![
+                member(1, "n1", "leader"),
+                member(2, "n2", "following"),
+                member(3, "n3", "following"),
+            ],
             log_bytes: 12_000_000,
             tree_inodes: 1_402,
             tree_bytes: 3_100_000,
@@ -185,7 +207,11 @@ cluster 5f0c-shop   n3 follower   leader n1   term 4   applied 18 204 = committe
     #[test]
     fn without_a_majority_it_says_so_and_why() {
         let why = "n1, n2 do not answer (connection refused)".into();
-        let text = text(&StatusReport { quorum: false, why, ..report() });
+        let text = text(&StatusReport {
+            quorum: false,
+            why,
+            ..report()
+        });
         let second = text.lines().nth(1).unwrap();
         assert_eq!(
             second,

@@ -29,7 +29,12 @@ pub(super) enum TokenCommand {
 }
 
 pub(super) fn run(command: TokenCommand) -> anyhow::Result<ExitCode> {
-    let TokenCommand::Create { role, expires, node, output } = command;
+    let TokenCommand::Create {
+        role,
+        expires,
+        node,
+        output,
+    } = command;
     let made = create(role, expires, node, &output)?;
     if output.json {
         anstream::println!("{made}");
@@ -45,7 +50,14 @@ pub(super) fn create(
     name: Option<String>,
     output: &OutputArgs,
 ) -> anyhow::Result<serde_json::Value> {
-    ask(output, &AdminRequest::TokenCreate { role, expires_secs, name })
+    ask(
+        output,
+        &AdminRequest::TokenCreate {
+            role,
+            expires_secs,
+            name,
+        },
+    )
 }
 
 pub(super) fn parse_role(text: &str) -> anyhow::Result<Grant> {
@@ -84,7 +96,16 @@ mod tests {
     fn spans_have_a_unit_and_an_end() {
         assert_eq!(parse_span("30m").unwrap(), 1_800);
         assert_eq!(parse_span("7d").unwrap(), 604_800);
-        for bad in ["", "h", "1", "0s", "-1h", "1é", "9999d", "99999999999999999999s"] {
+        for bad in [
+            "",
+            "h",
+            "1",
+            "0s",
+            "-1h",
+            "1é",
+            "9999d",
+            "99999999999999999999s",
+        ] {
             assert!(parse_span(bad).is_err(), "{bad}");
         }
     }

@@ -95,7 +95,10 @@ async fn serve(barriers: Arc<Barriers>, mut waiting: mpsc::Receiver<oneshot::Sen
 }
 
 async fn round(core: &Arc<Core>) -> Option<LogIndex> {
-    let index = match core.ask_leader(Request::ReadIndex, QUORUM_SILENCE_MAX).await {
+    let index = match core
+        .ask_leader(Request::ReadIndex, QUORUM_SILENCE_MAX)
+        .await
+    {
         Ok(Reply::ReadIndex(index)) => index,
         Ok(_) | Err(_) => return None,
     };

@@ -123,10 +123,7 @@ impl Core {
     ///
     /// # Errors
     /// [`WriteError`].
-    pub async fn write(
-        &self,
-        mut entry: Entry,
-    ) -> Result<(LogIndex, Option<Outcome>), WriteError> {
+    pub async fn write(&self, mut entry: Entry) -> Result<(LogIndex, Option<Outcome>), WriteError> {
         let term = self.raft.metrics().borrow_watched().current_term;
         entry.stamp = self
             .clock

@@ -87,6 +87,9 @@ mod tests {
         let table = LeaseTable::default();
         expired(&table, 1, SECOND);
         assert_eq!(expired(&table, 2, 60 * SECOND), []);
-        assert_eq!(expired(&table, 2, 71 * SECOND), [SessionId(1), SessionId(2)]);
+        assert_eq!(
+            expired(&table, 2, 71 * SECOND),
+            [SessionId(1), SessionId(2)]
+        );
     }
 }

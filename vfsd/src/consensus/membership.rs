@@ -100,14 +100,23 @@ async fn admit(core: &Arc<Core>, request: EnrolRequest) -> Result<Enrolled, Stop
     check_address(&request.address)?;
     let digest = token::digest_of(&request.secret);
     check_token(core, &digest, &request)?;
-    if let Some(taken) = core.state().members().find(|member| member.name == request.name) {
+    if let Some(taken) = core
+        .state()
+        .members()
+        .find(|member| member.name == request.name)
+    {
         let (name, node) = (&taken.name, taken.node);
         return Err(refuse(
             format!("there is a member {name} already (node {node})"),
             format!("take another --node, or remove the old one first: vfsd member remove {name}"),
         ));
     }
-    let learners = core.metrics().membership_config.membership().learner_ids().count();
+    let learners = core
+        .metrics()
+        .membership_config
+        .membership()
+        .learner_ids()
+        .count();
     if learners >= LEARNERS_MAX {
         return Err(refuse(
             format!("the cluster has {learners} learners, the most that it serves"),
@@ -164,7 +173,10 @@ fn check_token(core: &Core, digest: &[u8; 32], request: &EnrolRequest) -> Result
     };
     match &token.name {
         Some(name) if *name != request.name => Err(refuse(
-            format!("the join token is for a node named {name}, not {}", request.name),
+            format!(
+                "the join token is for a node named {name}, not {}",
+                request.name
+            ),
             format!("join with --node {name}, or make another token"),
         )),
         _ => Ok(()),
@@ -211,12 +223,15 @@ async fn welcome(
     address: &str,
     signing_request: &[u8],
 ) -> Result<Enrolled, Stop> {
-    let certificate = core.authority.sign(signing_request, node).map_err(|error| {
-        refuse(
-            format!("cannot sign the node's certificate: {error:#}"),
-            "remove the node and join it again",
-        )
-    })?;
+    let certificate = core
+        .authority
+        .sign(signing_request, node)
+        .map_err(|error| {
+            refuse(
+                format!("cannot sign the node's certificate: {error:#}"),
+                "remove the node and join it again",
+            )
+        })?;
     let added = core
         .raft
         .add_learner(node, BasicNode::new(address), false)
@@ -244,18 +259,24 @@ fn raft_changed(
             format!("another change of the members is under way: {error}"),
             "try again in a moment",
         )),
-        Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
-            Err(refuse(format!("the members cannot be changed: {error}"), "see: vfsd status"))
-        }
+        Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => Err(refuse(
+            format!("the members cannot be changed: {error}"),
+            "see: vfsd status",
+        )),
         Err(RaftError::APIError(_)) => Err(Stop::NotLeader),
-        Err(RaftError::Fatal(fatal)) => Err(refuse(fatal.to_string(), "restart vfsd on the leader")),
+        Err(RaftError::Fatal(fatal)) => {
+            Err(refuse(fatal.to_string(), "restart vfsd on the leader"))
+        }
     }
 }
 
 async fn create_token(core: &Core, token: JoinToken) -> Result<String, Stop> {
     match core.write_own(Command::TokenCreate(token)).await?.1 {
         Some(Ok(_)) => Ok("the token was made".into()),
-        other => Err(refuse(format!("the token was not made: {other:?}"), "try again")),
+        other => Err(refuse(
+            format!("the token was not made: {other:?}"),
+            "try again",
+        )),
     }
 }
 
@@ -280,30 +301,45 @@ async fn promote(core: &Arc<Core>, name: &str) -> Result<String, Stop> {
     }
     if voters.len() >= VOTERS_MAX {
         return Err(refuse(
-            format!("the cluster has {VOTERS_MAX} voters, the most that it serves: each one makes every write slower"),
+            format!(
+                "the cluster has {VOTERS_MAX} voters, the most that it serves: each one makes every write slower"
+            ),
             "remove one first: vfsd member remove NAME",
         ));
     }
     let key = core.authority.key_pem().ok_or_else(|| {
-        refuse("the leader has no key of the authority", "run vfsd rejoin on the leader")
+        refuse(
+            "the leader has no key of the authority",
+            "run vfsd rejoin on the leader",
+        )
     })?;
     let request = Request::TakeAuthority(key.to_string());
-    let taken = core.ask(node, &member.address, request, WRITE_TIMEOUT).await;
+    let taken = core
+        .ask(node, &member.address, request, WRITE_TIMEOUT)
+        .await;
     match taken {
         Ok(Reply::AuthorityTaken) => {}
         Ok(_) | Err(AskError::NoLeader | AskError::NotReady(_)) => {
-            return Err(refuse(format!("{name} gave an unexpected answer"), "upgrade the older node"));
+            return Err(refuse(
+                format!("{name} gave an unexpected answer"),
+                "upgrade the older node",
+            ));
         }
         Err(AskError::Call(reason) | AskError::Refused(reason)) => {
             return Err(refuse(
-                format!("{name} does not answer ({reason}); a voter that is away would only weaken the cluster"),
+                format!(
+                    "{name} does not answer ({reason}); a voter that is away would only weaken the cluster"
+                ),
                 format!("start vfsd on {name} first"),
             ));
         }
     }
     change_raft(core, ChangeMembers::AddVoterIds(BTreeSet::from([node]))).await?;
     let voters = voters.len() + 1;
-    Ok(format!("{name} is a voter now; {voters} voters, {}", tolerance(voters)))
+    Ok(format!(
+        "{name} is a voter now; {voters} voters, {}",
+        tolerance(voters)
+    ))
 }
 
 /// How many voters may fail, for people.
@@ -315,15 +351,15 @@ pub fn tolerance(voters: usize) -> String {
     }
 }
 
-async fn change_raft(
-    core: &Core,
-    members: ChangeMembers<u64, BasicNode>,
-) -> Result<(), Stop> {
+async fn change_raft(core: &Core, members: ChangeMembers<u64, BasicNode>) -> Result<(), Stop> {
     let changed = core.raft.change_membership(members, false);
     match tokio::time::timeout(MEMBER_CHANGE_TIMEOUT, changed).await {
         Ok(changed) => raft_changed(changed.map(drop)),
         Err(_) => Err(refuse(
-            format!("the change was not confirmed within {} s", MEMBER_CHANGE_TIMEOUT.as_secs()),
+            format!(
+                "the change was not confirmed within {} s",
+                MEMBER_CHANGE_TIMEOUT.as_secs()
+            ),
             "it may still come; see: vfsd status",
         )),
     }
@@ -342,12 +378,26 @@ async fn remove(core: &Arc<Core>, name: &str) -> Result<String, Stop> {
             return Err(Stop::NotLeader);
         }
         change_raft(core, ChangeMembers::RemoveVoters(BTreeSet::from([node]))).await?;
-    } else if metrics.membership_config.membership().get_node(&node).is_some() {
+    } else if metrics
+        .membership_config
+        .membership()
+        .get_node(&node)
+        .is_some()
+    {
         change_raft(core, ChangeMembers::RemoveNodes(BTreeSet::from([node]))).await?;
     }
-    match core.write_own(Command::MemberRemove { node: member.node }).await?.1 {
-        Some(Ok(_) | Err(FsError::NotFound)) => Ok(format!("{name} (node {node}) is removed for good")),
-        other => Err(refuse(format!("{name} was not removed: {other:?}"), "try again")),
+    match core
+        .write_own(Command::MemberRemove { node: member.node })
+        .await?
+        .1
+    {
+        Some(Ok(_) | Err(FsError::NotFound)) => {
+            Ok(format!("{name} (node {node}) is removed for good"))
+        }
+        other => Err(refuse(
+            format!("{name} was not removed: {other:?}"),
+            "try again",
+        )),
     }
 }
 
@@ -367,7 +417,9 @@ fn check_rest(core: &Core, name: &str, node: u64, voters: &BTreeSet<u64>) -> Res
         .count();
     if answering <= rest / 2 {
         return Err(refuse(
-            format!("only {answering} of the other {rest} voters answer: without {name} there would be no majority"),
+            format!(
+                "only {answering} of the other {rest} voters answer: without {name} there would be no majority"
+            ),
             "start the missing voters first; see: vfsd status",
         ));
     }
@@ -394,7 +446,10 @@ async fn rejoin(
     // A token of the leader's own, so that the id comes from a log index as for every other node.
     let secret: [u8; 16] = rand::random();
     let expires_secs = clock::wall().secs + REJOIN_TOKEN_SECS;
-    let expires = WallTime { secs: expires_secs, nanos: 0 };
+    let expires = WallTime {
+        secs: expires_secs,
+        nanos: 0,
+    };
     let token = JoinToken {
         digest: token::digest_of(&secret),
         grant: member.grant,
@@ -420,12 +475,24 @@ mod tests {
     #[test]
     fn names_that_would_hurt_in_a_path_are_refused() {
         assert!(["n1", "db-3", "A_b"].into_iter().all(is_valid_name));
-        assert!(["", "-x", "a/b", "..", "ä", "a b", &"x".repeat(64)].into_iter().all(|name| !is_valid_name(name)));
+        assert!(
+            ["", "-x", "a/b", "..", "ä", "a b", &"x".repeat(64)]
+                .into_iter()
+                .all(|name| !is_valid_name(name))
+        );
     }
 
     #[test]
     fn the_tolerance_is_that_of_a_majority() {
         let said: Vec<_> = [1, 2, 3, 5].into_iter().map(tolerance).collect();
-        assert_eq!(said, ["no fault tolerance", "no fault tolerance", "tolerates 1 failure", "tolerates 2 failures"]);
+        assert_eq!(
+            said,
+            [
+                "no fault tolerance",
+                "no fault tolerance",
+                "tolerates 1 failure",
+                "tolerates 2 failures"
+            ]
+        );
     }
 }

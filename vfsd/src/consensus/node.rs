@@ -87,10 +87,7 @@ impl Node {
     ///
     /// # Errors
     /// If the log or the snapshot is damaged, or the address is taken.
-    pub async fn start(
-        settings: NodeSettings,
-        sink: Arc<dyn ChangeSink>,
-    ) -> anyhow::Result<Self> {
+    pub async fn start(settings: NodeSettings, sink: Arc<dyn ChangeSink>) -> anyhow::Result<Self> {
         let log = Arc::new(AppendLog::open_with(
             &settings.log_dir,
             settings.log_segment_bytes,
@@ -103,9 +100,15 @@ impl Node {
         let quorum = Arc::new(QuorumWatch::default());
         let network = Network::new(settings.id, Arc::clone(&peers), Arc::clone(&quorum));
         let store = RaftLogStore::new(Arc::clone(&log));
-        let raft = Raft::new(settings.id, raft_config(&settings.cluster)?, network, store, machine)
-            .await
-            .context("cannot start Raft")?;
+        let raft = Raft::new(
+            settings.id,
+            raft_config(&settings.cluster)?,
+            network,
+            store,
+            machine,
+        )
+        .await
+        .context("cannot start Raft")?;
         let authority = Authority::open(settings.authority_key, settings.identity.ca.clone())?;
         let core = Arc::new(Core {
             id: settings.id,

@@ -202,7 +202,8 @@ async fn keep_sending(core: &Arc<Core>, entry: &Entry) -> String {
                     .map_err(AskError::Refused),
                 Some(_) => {
                     let bytes = bytes.get_or_insert_with(|| entry.encode());
-                    core.ask_leader(Request::Propose(bytes), WRITE_TIMEOUT).await
+                    core.ask_leader(Request::Propose(bytes), WRITE_TIMEOUT)
+                        .await
                 }
             }
         };

@@ -112,12 +112,20 @@ impl Connection {
             last: rpc.last_log_id.as_ref().map(types::position),
             transfer: rpc.leadership_transfer,
         };
-        let request = if pre { Request::PreVote(ballot) } else { Request::Vote(ballot) };
+        let request = if pre {
+            Request::PreVote(ballot)
+        } else {
+            Request::Vote(ballot)
+        };
         match self
             .ask(request.encode(), RPCTypes::Vote, option.soft_ttl())
             .await?
         {
-            Reply::Vote(VoteReply { vote, granted, last }) => Ok(VoteResponse {
+            Reply::Vote(VoteReply {
+                vote,
+                granted,
+                last,
+            }) => Ok(VoteResponse {
                 vote: types::vote(vote),
                 vote_granted: granted,
                 last_log_id: last.map(types::log_id),

@@ -19,8 +19,8 @@ use super::membership;
 use super::snapshot_store::SnapshotHead;
 use super::types::{self, Snapshot};
 use super::wire::{
-    self, Append, AppendReply, Ballot, MemberHealth, Renewal, Reply, Request, SnapshotPart, Transfer,
-    TransferReply, VoteReply,
+    self, Append, AppendReply, Ballot, MemberHealth, Renewal, Reply, Request, SnapshotPart,
+    Transfer, TransferReply, VoteReply,
 };
 use crate::clock;
 use crate::limits::{QUORUM_SILENCE_MAX, SNAPSHOT_BYTES_MAX, WRITE_TIMEOUT};
@@ -60,7 +60,9 @@ impl Service for RequestHandler {
             self.core.peers.heard(node);
             Ok(())
         } else {
-            Err(format!("node {node} is not a member of this cluster any more"))
+            Err(format!(
+                "node {node} is not a member of this cluster any more"
+            ))
         }
     }
 
@@ -130,7 +132,9 @@ pub async fn answer(core: &Arc<Core>, node: u64, request: Request<'_>) -> Result
         Request::Enrol(request) => membership::enrol(core, request).await,
         Request::Change(change) => membership::change(core, node, change).await,
         Request::TakeAuthority(key) => {
-            core.authority.take(&key).map_err(|error| format!("{error:#}"))?;
+            core.authority
+                .take(&key)
+                .map_err(|error| format!("{error:#}"))?;
             Ok(Reply::AuthorityTaken)
         }
         Request::Overview => Ok(overview(core)),
@@ -172,7 +176,9 @@ fn authorize(core: &Core, entry: &Entry) -> Result<(), String> {
     let node = entry.author.node;
     let own_session = |session: SessionId| {
         let state = core.state();
-        let belongs = state.session(session).is_none_or(|found| found.node == node);
+        let belongs = state
+            .session(session)
+            .is_none_or(|found| found.node == node);
         belongs
             .then_some(())
             .ok_or_else(|| format!("session {session} is not of node {node}"))
@@ -226,12 +232,19 @@ fn overview(core: &Core) -> Reply {
         let health = core.peers.health(id);
         let is_own = id == core.id;
         let lacks = |index: u64| last.saturating_sub(index);
-        let behind = matched.get(&id).map(|id| id.map_or(last, |id| lacks(id.index)));
+        let behind = matched
+            .get(&id)
+            .map(|id| id.map_or(last, |id| lacks(id.index)));
         MemberHealth {
             id,
-            answers: is_own || health.answered.is_some_and(|at| at.elapsed() < QUORUM_SILENCE_MAX),
+            answers: is_own
+                || health
+                    .answered
+                    .is_some_and(|at| at.elapsed() < QUORUM_SILENCE_MAX),
             behind: if is_own { None } else { behind },
-            round_trip_us: health.round_trip.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
+            round_trip_us: health
+                .round_trip
+                .map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
         }
     });
     Reply::Overview(members.collect())
@@ -330,7 +343,9 @@ async fn answer_snapshot(
 ) -> Result<Reply, String> {
     if part.total > SNAPSHOT_BYTES_MAX {
         let total = part.total;
-        return Err(format!("a snapshot of {total} bytes is larger than {SNAPSHOT_BYTES_MAX}"));
+        return Err(format!(
+            "a snapshot of {total} bytes is larger than {SNAPSHOT_BYTES_MAX}"
+        ));
     }
     let whole = gather(&mut incoming.lock(), node, &part)?;
     core.quorum.leader_heard(core.quorum.has());
@@ -358,13 +373,22 @@ fn gather(
 ) -> Result<Option<Vec<u8>>, String> {
     if part.offset == 0 {
         let last = part.head.last;
-        incoming.insert(node, IncomingSnapshot { last, bytes: Vec::new() });
+        incoming.insert(
+            node,
+            IncomingSnapshot {
+                last,
+                bytes: Vec::new(),
+            },
+        );
     }
     let known = incoming
         .get_mut(&node)
         .filter(|known| known.last == part.head.last && known.bytes.len() as u64 == part.offset);
     let Some(known) = known else {
-        return Err(format!("the part at {} does not follow the ones before", part.offset));
+        return Err(format!(
+            "the part at {} does not follow the ones before",
+            part.offset
+        ));
     };
     known.bytes.extend_from_slice(part.data);
     match (known.bytes.len() as u64).cmp(&part.total) {
@@ -372,7 +396,10 @@ fn gather(
         std::cmp::Ordering::Equal => Ok(incoming.remove(&node).map(|whole| whole.bytes)),
         std::cmp::Ordering::Greater => {
             incoming.remove(&node);
-            Err(format!("the parts are longer than the whole of {} bytes", part.total))
+            Err(format!(
+                "the parts are longer than the whole of {} bytes",
+                part.total
+            ))
         }
     }
 }

@@ -75,7 +75,10 @@ impl SessionKeeper {
         let text = serde_json::to_vec(&saved).unwrap_or_default();
         // Without the file the next run opens a new session: safe, only less convenient.
         if let Err(error) = atomic_file::write(&self.file, &text, 0o600) {
-            tracing::warn!(error = &error as &dyn std::error::Error, "cannot keep the session's id");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot keep the session's id"
+            );
         }
     }
 

@@ -51,7 +51,9 @@ impl StampClock {
             };
         }
         let elapsed = now.saturating_sub(anchor.at).as_millis();
-        let time = anchor.base.plus_ms(u64::try_from(elapsed).unwrap_or(u64::MAX));
+        let time = anchor
+            .base
+            .plus_ms(u64::try_from(elapsed).unwrap_or(u64::MAX));
         if time < applied {
             // Entries of earlier leaders were applied only now.
             *anchor = Anchor {

@@ -82,7 +82,10 @@ impl StatusBoard {
         let core = &self.core;
         let others = || {
             let own = core.id;
-            metrics.membership_config.voter_ids().filter(move |&id| id != own)
+            metrics
+                .membership_config
+                .voter_ids()
+                .filter(move |&id| id != own)
         };
         let recent = |at: Instant| at.elapsed() <= QUORUM_SILENCE_MAX;
         let silent = |id: &u64| !core.peers.health(*id).answered.is_some_and(recent);
@@ -95,14 +98,22 @@ impl StatusBoard {
             let acked = metrics.last_quorum_acked.as_ref();
             let acked = acked.is_some_and(|at| at.elapsed() <= QUORUM_SILENCE_MAX);
             let has = acked || others().next().is_none() || core.quorum.check_contact().is_ok();
-            let why = if has { String::new() } else { self.describe(&missing) };
+            let why = if has {
+                String::new()
+            } else {
+                self.describe(&missing)
+            };
             return (has, missing, why);
         }
         match core.quorum.check_contact() {
             Ok(()) => (true, core.quorum.reported_missing(), String::new()),
             Err(reason) => {
                 let missing: Vec<u64> = others().filter(silent).collect();
-                let why = if missing.is_empty() { reason } else { self.describe(&missing) };
+                let why = if missing.is_empty() {
+                    reason
+                } else {
+                    self.describe(&missing)
+                };
                 (false, missing, why)
             }
         }
@@ -114,7 +125,9 @@ impl StatusBoard {
             return "the voters have not agreed on a leader".into();
         }
         let names: Vec<_> = missing.iter().map(|&id| self.name_of(id)).collect();
-        let reasons = missing.iter().filter_map(|&id| self.core.peers.health(id).failure);
+        let reasons = missing
+            .iter()
+            .filter_map(|&id| self.core.peers.health(id).failure);
         let verb = if names.len() == 1 { "does" } else { "do" };
         let names = names.join(", ");
         match reasons.last() {

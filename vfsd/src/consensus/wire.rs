@@ -302,14 +302,24 @@ mod tests {
     fn payloads_are_borrowed_from_the_frame() {
         let position = Position { term: 3, index: 9 };
         let append = Append {
-            vote: Vote { term: 3, node: 1, committed: true },
+            vote: Vote {
+                term: 3,
+                node: 1,
+                committed: true,
+            },
             previous: None,
-            entries: vec![AppendEntry { position, kind: 1, payload: b"payload" }],
+            entries: vec![AppendEntry {
+                position,
+                kind: 1,
+                payload: b"payload",
+            }],
             committed: Some(position),
             quorum: true,
         };
         let bytes = Request::Append(append).encode();
-        let Ok(Request::Append(read)) = decode_request(&bytes) else { panic!("not an append") };
+        let Ok(Request::Append(read)) = decode_request(&bytes) else {
+            panic!("not an append")
+        };
         assert_eq!(bytes.slice_ref(read.entries[0].payload), b"payload"[..]);
     }
 }

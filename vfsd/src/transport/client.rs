@@ -22,7 +22,9 @@ use tokio_util::codec::{FramedRead, FramedWrite};
 
 use super::frame::{Frame, FrameKind, codec};
 use super::identity;
-use crate::limits::{CONNECT_TIMEOUT, CONNECTION_SILENCE_MAX, REQUESTS_UNDER_WAY_MAX, TCP_SILENCE_MAX};
+use crate::limits::{
+    CONNECT_TIMEOUT, CONNECTION_SILENCE_MAX, REQUESTS_UNDER_WAY_MAX, TCP_SILENCE_MAX,
+};
 
 /// Id for a channel to whatever member is at the address.
 pub const ANY_MEMBER: u64 = 0;
@@ -124,9 +126,9 @@ impl Channel {
             *current = Some(Arc::clone(&live));
             Ok(live)
         });
-        connecting.await.unwrap_or_else(|_| {
-            Err(CallError::Unreachable("the node is stopping".into()))
-        })
+        connecting
+            .await
+            .unwrap_or_else(|_| Err(CallError::Unreachable("the node is stopping".into())))
     }
 }
 

@@ -19,6 +19,7 @@ const SEGMENT: u64 = 64 * 1024;
 struct NoSink;
 
 impl ChangeSink for NoSink {
+    fn before_publication(&self, _: &[Applied]) {}
     fn applied(&self, _: &Applied) {}
     fn snapshot_installed(&self, _: LogIndex) {}
 }
