@@ -96,8 +96,17 @@ pub struct Pending {
     pub dirty: DirtyRanges,
     /// What a commit under way carries.
     pub in_flight: Option<DirtyRanges>,
+    /// Whether the handle's size was set by a call of its own, not only by `O_TRUNC` at open.
+    pub resized: bool,
     /// Time of the last write; `None` once an explicit `utimens` came after it.
     pub last_write: Option<WallTime>,
+}
+
+impl Pending {
+    /// Whether a FLUSH commits this: bytes or a size, not the truncation alone that a redirection begins with.
+    pub fn is_due_at_flush(&self) -> bool {
+        self.dirty.has_bytes() || (self.resized && !self.dirty.is_empty())
+    }
 }
 
 impl OpenState {
@@ -121,12 +130,23 @@ impl OpenState {
         })
     }
 
+    /// The handle was opened with `O_TRUNC`.
+    ///
+    /// # Errors
+    /// As [`OpenState::write`].
+    pub fn truncate_at_open(&mut self, handle: HandleId, now: WallTime) -> Result<(), FsError> {
+        self.pending_of(handle, now).dirty.truncate(0)?;
+        self.see(|view| view.apply_op(&ContentOp::Truncate(0)))
+    }
+
     /// Sets the size.
     ///
     /// # Errors
     /// As [`OpenState::write`].
     pub fn truncate(&mut self, handle: HandleId, size: u64, now: WallTime) -> Result<(), FsError> {
-        self.pending_of(handle, now).dirty.truncate(size)?;
+        let pending = self.pending_of(handle, now);
+        pending.dirty.truncate(size)?;
+        pending.resized = true;
         self.see(|view| view.apply_op(&ContentOp::Truncate(size)))
     }
 
@@ -135,7 +155,9 @@ impl OpenState {
     /// # Errors
     /// As [`OpenState::write`].
     pub fn extend(&mut self, handle: HandleId, size: u64, now: WallTime) -> Result<(), FsError> {
-        self.pending_of(handle, now).dirty.extend(size)?;
+        let pending = self.pending_of(handle, now);
+        pending.dirty.extend(size)?;
+        pending.resized = true;
         self.see(|view| view.apply_op(&ContentOp::Extend(size)))
     }
 
@@ -157,6 +179,7 @@ impl OpenState {
                 handle,
                 dirty,
                 in_flight: None,
+                resized: false,
                 last_write: None,
             });
             self.pending.len() - 1
@@ -171,6 +194,12 @@ impl OpenState {
         change: impl FnOnce(&mut Content) -> Result<(), FsError>,
     ) -> Result<(), FsError> {
         self.view.as_mut().map_or(Ok(()), |(_, view)| change(view))
+    }
+
+    /// Drops what `handle` has pending.
+    pub fn forget_pending(&mut self, handle: HandleId) {
+        self.pending.retain(|pending| pending.handle != handle);
+        self.tidy();
     }
 
     /// Drops pending writes that are empty.

@@ -4,11 +4,13 @@
 
 pub mod attr;
 pub mod caller;
+mod commit;
 pub mod errno;
 mod file_io;
 pub mod file_system;
 pub mod handles;
 pub mod lookups;
+mod names;
 pub mod open_flags;
 pub mod proposer;
 pub mod virtual_tree;

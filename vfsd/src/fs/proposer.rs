@@ -106,7 +106,7 @@ pub struct NodeStatus {
 /// Receives every applied entry, in order. Called from `apply`: must return at once and never touch the mount.
 pub trait ChangeSink: Send + Sync + 'static {
     /// The entries of a batch were applied and are about to be published: inodes that they removed can still be kept.
-    fn before_publication(&self, _batch: &[crate::state_machine::outcome::Applied]) {}
+    fn before_publication(&self, batch: &[crate::state_machine::outcome::Applied]);
 
     /// An entry was applied and is visible in the published state; its proposer has not been answered yet.
     fn applied(&self, entry: &crate::state_machine::outcome::Applied);

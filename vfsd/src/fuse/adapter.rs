@@ -453,7 +453,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (id, caller) = (HandleId(handle.0), caller(request));
-        if handle.0 == REPLAY_HANDLE || !self.fs.has_bytes_to_commit(id) {
+        if handle.0 == REPLAY_HANDLE || !self.fs.is_due_at_flush(id) {
             return reply.ok();
         }
         let fs = self.fs.clone();

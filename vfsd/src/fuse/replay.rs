@@ -353,8 +353,8 @@ fn make_at(directory: RawFd, name: &CString, kind: &Kind) -> io::Result<()> {
         Kind::Socket => libc::S_IFSOCK,
         Kind::CharDevice(_) => libc::S_IFCHR,
         Kind::BlockDevice(_) => libc::S_IFBLK,
-        // SAFETY (both): the path and the target are valid C strings and the descriptor is open.
         Kind::Directory(_) => {
+            // SAFETY: the path is a valid C string and the descriptor is open.
             return check(unsafe { libc::mkdirat(directory, name.as_ptr(), 0o700) });
         }
         Kind::Symlink(target) => {

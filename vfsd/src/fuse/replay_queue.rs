@@ -170,6 +170,13 @@ impl EventFeed for ReplayQueue {
         self.ready.notify_one();
     }
 
+    fn raise(&self, change: Change) {
+        if let Some(fs) = self.fs.upgrade() {
+            self.inner.lock().push(&fs, &change);
+            self.ready.notify_one();
+        }
+    }
+
     fn lag(&self) -> u64 {
         self.inner.lock().events.len() as u64
     }

@@ -2,6 +2,8 @@
 //!
 //! Needs root and /dev/fuse. Where these are missing the tests fail and say so: a skipped test would look like a pass.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod events;
 mod shared_log;
 mod shell;
