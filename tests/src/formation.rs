@@ -38,12 +38,11 @@ pub fn form(nodes: &[Node]) -> Result<Change> {
     };
     let mut change = found(first)?;
     for node in others {
-        if join(node, first)? == Change::Changed {
-            promote(node, first)?;
+        let steps = [join(node, first)?, promote(node, first)?];
+        if steps.contains(&Change::Changed) {
             change = Change::Changed;
         }
     }
-    nodes.iter().try_for_each(|node| start(node, "vfsd"))?;
     wait_for_members(nodes)?;
     Ok(change)
 }
@@ -61,17 +60,18 @@ pub fn start_agents(nodes: &[Node]) -> Result<()> {
 /// # Errors
 /// If vfsd refuses.
 pub fn found(node: &Node) -> Result<Change> {
-    if is_member(node)? {
-        return Ok(Change::Unchanged);
-    }
-    let listen = format!("{}:{PORT}", node.address());
-    node.sh(&format!(
-        "vfsd init --node {} --listen {listen} --cluster demo",
-        node.name()
-    ))?;
+    let change = if is_member(node)? {
+        Change::Unchanged
+    } else {
+        let (name, listen) = (node.name(), format!("{}:{PORT}", node.address()));
+        node.sh(&format!(
+            "vfsd init --node {name} --listen {listen} --cluster demo"
+        ))?;
+        Change::Changed
+    };
     start(node, "vfsd")?;
     wait_for_leader(node)?;
-    Ok(Change::Changed)
+    Ok(change)
 }
 
 /// Lets `node` join the filesystem of `member` as a learner, by a token, and mounts it.
@@ -79,16 +79,18 @@ pub fn found(node: &Node) -> Result<Change> {
 /// # Errors
 /// If either refuses.
 pub fn join(node: &Node, member: &Node) -> Result<Change> {
-    if is_member(node)? {
-        return Ok(Change::Unchanged);
-    }
-    let token = node_token(member)?;
-    let (name, address, peer) = (node.name(), node.address(), member.address());
-    node.sh(&format!(
-        "vfsd join --node {name} --listen {address}:{PORT} --peer {peer}:{PORT} --token {token}"
-    ))?;
+    let change = if is_member(node)? {
+        Change::Unchanged
+    } else {
+        let token = node_token(member)?;
+        let (name, address, peer) = (node.name(), node.address(), member.address());
+        node.sh(&format!(
+            "vfsd join --node {name} --listen {address}:{PORT} --peer {peer}:{PORT} --token {token}"
+        ))?;
+        Change::Changed
+    };
     start(node, "vfsd")?;
-    Ok(Change::Changed)
+    Ok(change)
 }
 
 fn node_token(member: &Node) -> Result<String> {
@@ -103,14 +105,16 @@ fn node_token(member: &Node) -> Result<String> {
     Ok(token)
 }
 
-/// Makes the learner `node` a voter.
+/// Makes the learner `node` a voter, if it is none.
 ///
 /// # Errors
 /// If `member` refuses.
-pub fn promote(node: &Node, member: &Node) -> Result<()> {
-    member
-        .sh(&format!("vfsd member promote {}", node.name()))
-        .map(drop)
+pub fn promote(node: &Node, member: &Node) -> Result<Change> {
+    if voters(member)?.iter().any(|name| name == node.name()) {
+        return Ok(Change::Unchanged);
+    }
+    member.sh(&format!("vfsd member promote {}", node.name()))?;
+    Ok(Change::Changed)
 }
 
 /// Starts `unit` now and at every boot.
@@ -118,6 +122,12 @@ pub fn promote(node: &Node, member: &Node) -> Result<()> {
 /// # Errors
 /// If it does not become ready; the message holds the end of its journal.
 pub fn start(node: &Node, unit: &str) -> Result<()> {
+    // Enabling makes systemd read all units again, which is slow when nothing is to do.
+    let is_running =
+        format!("systemctl --quiet is-active {unit} && systemctl --quiet is-enabled {unit}");
+    if node.run(&["sh", "-c", &is_running])?.status.success() {
+        return Ok(());
+    }
     let finished = node.run(&["systemctl", "enable", "--now", "--quiet", unit])?;
     if finished.status.success() {
         return Ok(());
@@ -167,22 +177,23 @@ pub fn wait_for_members(nodes: &[Node]) -> Result<()> {
         wait_for_leader(node)?;
         let what = format!("{} voters on {}", nodes.len(), node.name());
         wait_until(&what, limits::CLUSTER_READY_MAX, || {
-            Ok(voters(node)? >= nodes.len())
+            Ok(voters(node)?.len() >= nodes.len())
         })?;
     }
     Ok(())
 }
 
-fn voters(node: &Node) -> Result<usize> {
+/// Names of the voters that `node` knows.
+fn voters(node: &Node) -> Result<Vec<String>> {
     let text = node.sh("cat /vfs/.vfs/members.json")?;
     let document: Value = serde_json::from_str(&text)?;
     let members = document["members"]
         .as_array()
         .map_or(&[][..], Vec::as_slice);
-    Ok(members
-        .iter()
-        .filter(|member| member["role"] == "voter")
-        .count())
+    let voters = members.iter().filter(|member| member["role"] == "voter");
+    Ok(voters
+        .filter_map(|member| member["name"].as_str().map(str::to_owned))
+        .collect())
 }
 
 fn is_member(node: &Node) -> Result<bool> {

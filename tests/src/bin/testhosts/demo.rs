@@ -8,6 +8,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 use system_tests::cluster::{Change, Cluster, DEMO_SUBNET, Node, Product};
 use system_tests::deployment::Deployment;
+use system_tests::wait::{wait_for, wait_until};
 use system_tests::{formation, limits, postgres};
 
 use crate::operations::remark;
@@ -82,10 +83,6 @@ fn deploy(nodes: &[Node]) -> Result<()> {
     let user = &nodes[1];
     let change = write_wish(user)?;
     watch(user)?;
-    println!(
-        "{}",
-        user.sh(&format!("dsm-agent status {NAME}"))?.trim_end()
-    );
     show_replication(nodes, change)?;
     if change == Change::Unchanged {
         println!("\nEverything was in place: nothing was changed.");
@@ -110,12 +107,17 @@ fn watch(user: &Node) -> Result<()> {
     println!("n2# dsm-agent status {NAME} --watch");
     let mut view = user.command(&["dsm-agent", "status", NAME, "--watch"])?;
     let mut view = view.stdin(Stdio::null()).spawn()?;
-    let active = Deployment::new(NAME).wait_for(user, "Active", 1, limits::DEPLOYMENT_MAX);
-    // The view may have ended by itself at Active.
-    let _ = view.kill();
-    view.wait()?;
-    println!();
-    active.map(drop)
+    let ended = wait_for("the deployment to end", limits::DEPLOYMENT_MAX, || {
+        Ok(view.try_wait()?)
+    });
+    if ended.is_err() {
+        view.kill()?;
+        view.wait()?;
+    }
+    ended?;
+    Deployment::new(NAME)
+        .wait_for(user, "Active", 1, limits::REPLICATION_MAX)
+        .map(drop)
 }
 
 /// Writes a row at the primary, unless nothing was changed, and reads the last one at every standby.
@@ -140,7 +142,7 @@ fn show_replication(nodes: &[Node], change: Change) -> Result<()> {
     let expected = postgres::sql(primary, DATABASE, last)?;
     for standby in nodes.iter().filter(|node| node.name() != primary.name()) {
         let what = format!("the row to arrive on {}", standby.name());
-        system_tests::wait::wait_until(&what, limits::REPLICATION_MAX, || {
+        wait_until(&what, limits::REPLICATION_MAX, || {
             Ok(postgres::sql(standby, DATABASE, last)? == expected)
         })?;
         println!("{}  read    {}", standby.name(), expected.trim());
