@@ -4,7 +4,8 @@ use std::time::Duration;
 
 /// A session that is not renewed for this long has expired (the leader judges, by log time).
 pub const SESSION_TTL: Duration = Duration::from_secs(10);
-/// A node that was not renewed for this long refuses guarded writes by itself: before the leader can give its locks away.
+/// A node that was not renewed for this long refuses guarded writes by itself: before the leader can give its locks
+/// away.
 pub const SESSION_SELF_DEADLINE: Duration = Duration::from_millis(7500);
 /// How often a node renews its session: three tries fit before its own deadline.
 pub const SESSION_RENEW_EVERY: Duration = Duration::from_millis(2500);
@@ -74,6 +75,8 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Sent bytes that a peer's kernel does not confirm for this long end the connection: TCP itself waits a quarter hour.
 pub const TCP_SILENCE_MAX: Duration = Duration::from_secs(3);
+/// Longest request of a node that is no member yet: names and a signing request.
+pub const ENROL_BYTES_MAX: usize = 64 * 1024;
 /// Longest wait for being let into a cluster: one write, and the way there.
 pub const ENROL_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -95,7 +98,7 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
 /// the maximum, so a dead leader is replaced within about a second.
 pub const ELECTION_TIMEOUT_MIN: Duration = Duration::from_millis(300);
 /// See [`ELECTION_TIMEOUT_MIN`].
-pub const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(600);
+pub const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(500);
 /// Silence after which a node knows that it has no quorum: longer than any election that succeeds at once.
 pub const QUORUM_SILENCE_MAX: Duration = Duration::from_millis(2500);
 /// How often that is looked at.
@@ -141,6 +144,9 @@ pub const FUSE_WRITE_BYTES_MAX: u32 = 1024 * 1024;
 pub const KILLED_CALLER_AFTER: Duration = Duration::from_millis(200);
 /// How often waiting callers are looked at.
 pub const KILLED_CALLER_EVERY: Duration = Duration::from_millis(150);
+/// A leader renews sessions only while a majority confirmed it within this time: a newer leader, which it may not know
+/// of yet, gives every session a full TTL from its own election.
+pub const RENEW_CONFIRMED_MAX: Duration = Duration::from_secs(1);
 /// Pause before opening or renewing a session is tried again.
 pub const SESSION_RETRY_EVERY: Duration = Duration::from_millis(250);
 /// Life of the token that a leader makes for a member that lost its state: it is used within the same request.
@@ -155,6 +161,8 @@ pub const REPLAY_STALE_TRIES_MAX: usize = 5;
 pub const FUSE_THREADS: usize = 2;
 /// How often the mount table is read even if nothing announces a change, in milliseconds.
 pub const MOUNT_CHECK_EVERY_MS: u16 = 1_000;
+/// What an entry holds besides content: names, attributes, numbers.
+pub const ENTRY_OVERHEAD_MAX: usize = 256 * 1024;
 /// How often the addresses of the members are compared with those on disk.
 pub const PEERS_SAVE_EVERY: Duration = Duration::from_secs(10);
 /// The consensus loop answers within this time, or the watchdog is not fed.
@@ -163,3 +171,8 @@ pub const WATCHDOG_ANSWER_MAX: Duration = Duration::from_secs(5);
 pub const ADMIN_LINE_BYTES_MAX: usize = 1024 * 1024;
 /// Requests on the admin socket at once.
 pub const ADMIN_CONNECTIONS_MAX: usize = 32;
+
+const _: () = assert!(
+    SESSION_SELF_DEADLINE.as_millis() + RENEW_CONFIRMED_MAX.as_millis() < SESSION_TTL.as_millis()
+);
+const _: () = assert!(FILE_BYTES_MAX as usize + ENTRY_OVERHEAD_MAX <= ENTRY_BYTES_MAX);

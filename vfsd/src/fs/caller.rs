@@ -1,8 +1,8 @@
 //! Who makes a call: what FUSE says, and what `/proc` adds.
 //!
-//! Only `comm` and `status` are read while a call is open: reading `stat`, `cmdline`, `maps` or `exe` of a process inside
-//! `execve` waits for a lock that the process holds until we answer. The one exception is [`Caller::died_by_signal`],
-//! which looks at a process that has no memory map any more.
+//! Only `comm` and `status` are read while a call is open: reading `stat`, `cmdline`, `maps` or `exe` of a process
+//! inside `execve` waits for a lock that the process holds until we answer. The one exception is
+//! [`Caller::died_by_signal`], which looks at a process that has no memory map any more.
 
 use std::fs;
 

@@ -113,7 +113,8 @@ impl FileSystem {
         self.handles.close_inode(&handle.inode);
     }
 
-    /// Commits what no close could report on. Tried again while there is no majority, unless the file changes meanwhile.
+    /// Commits what no close could report on. Tried again while there is no majority, unless the file changes
+    /// meanwhile.
     async fn commit_leftover(&self, handle: &Arc<FileHandle>) {
         let inode = handle.inode.number;
         let base = self
@@ -146,7 +147,8 @@ impl FileSystem {
         }
         match self.end_commit(handle, outcome) {
             Ok(()) if !unseen => {}
-            // The close was seen on this node before the bytes were committed: who reads the committed view looks again.
+            // The close was seen on this node before the bytes were committed: who reads the committed view looks
+            // again.
             Ok(()) => self.raise_here(Change::Modified {
                 inode,
                 closed: true,
@@ -321,8 +323,8 @@ impl FileSystem {
         Ok(())
     }
 
-    /// Takes an inode's uncommitted bytes for an entry that changes its name. Several handles' bytes cannot be told apart
-    /// in one entry: all but the last handle's are committed first.
+    /// Takes an inode's uncommitted bytes for an entry that changes its name. Several handles' bytes cannot be told
+    /// apart in one entry: all but the last handle's are committed first.
     pub(super) async fn take_for_entry(
         &self,
         inode: InodeNo,

@@ -1,8 +1,8 @@
-//! The mounted tree of one node: lookups, attributes, listings, and what every change begins under. Changes of names are
-//! in `names.rs`, content in `file_io.rs` and `commit.rs`, extended attributes in `xattrs.rs`.
+//! The mounted tree of one node: lookups, attributes, listings, and what every change begins under. Changes of names
+//! are in `names.rs`, content in `file_io.rs` and `commit.rs`, extended attributes in `xattrs.rs`.
 //!
-//! Invariants: a change returns when a majority has it and this node shows it; a refusal that this replica can decide is
-//! answered at once. Nothing here knows FUSE.
+//! Invariants: a change returns when a majority has it and this node shows it; a refusal that this replica can decide
+//! is answered at once. Nothing here knows FUSE.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -68,8 +68,8 @@ pub struct Usage {
 }
 
 impl FileSystem {
-    /// A filesystem whose handle numbers start at `first_handle`: they must differ from those that an earlier daemon used
-    /// in the same session. Attach a proposer before the first call.
+    /// A filesystem whose handle numbers start at `first_handle`: they must differ from those that an earlier daemon
+    /// used in the same session. Attach a proposer before the first call.
     pub fn new(first_handle: u64, runtime: tokio::runtime::Handle) -> Arc<Self> {
         Arc::new(Self {
             proposer: OnceLock::new(),

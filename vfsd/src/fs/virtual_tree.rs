@@ -1,9 +1,9 @@
 //! The hidden directory `/.vfs`: the cluster as this node sees it, and the committed view of the tree.
 //!
-//! Node numbers: the upper bits tell the virtual nodes from inodes. Directories of the committed view are live and have
-//! one number each; a file there has a number for each of its revisions, which lives until the kernel forgets it and its
-//! last handle closes, because an attribute request carries no handle that could tell versions apart.
-//! Not here: what the bytes of `status.json` mean (`proposer::NodeStatus`).
+//! Node numbers: the upper bits tell the virtual nodes from inodes. Directories of the committed view are live and
+//! have one number each; a file there has a number for each of its revisions, which lives until the kernel forgets it
+//! and its last handle closes, because an attribute request carries no handle that could tell versions apart. Not
+//! here: what the bytes of `status.json` mean (`proposer::NodeStatus`).
 
 use std::collections::HashMap;
 use std::sync::Arc;

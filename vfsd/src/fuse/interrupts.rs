@@ -45,8 +45,8 @@ impl Interrupts {
         interrupts
     }
 
-    /// Runs `operation` for the caller `tid`; a killed caller gets an answer early, and the operation is dropped (what it
-    /// proposed is abandoned).
+    /// Runs `operation` for the caller `tid`; a killed caller gets an answer early, and the operation is dropped
+    /// (what it proposed is abandoned).
     pub async fn run<T>(
         &self,
         tid: u32,

@@ -221,7 +221,8 @@ impl Replayer {
                 inode: None,
             },
             || {
-                // The kernel may know a moved directory at its new place only: looking at the old name moves it back first.
+                // The kernel may know a moved directory at its new place only: looking at the old name moves it back
+                // first.
                 let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
                 // SAFETY: the path is a valid C string, the descriptor is open, the buffer is large enough.
                 check(unsafe {

@@ -1,8 +1,8 @@
 //! How a request of the replay thread is told from a user's, and what it is answered.
 //!
-//! The replay thread repeats a system call of another node on this node's own mount. Its requests carry its thread id,
-//! and while it works it holds a ticket: names are answered as they were before the entry, everything else as it is now.
-//! The thread id alone would not do: RELEASE carries none, and the thread also makes calls of its own.
+//! The replay thread repeats a system call of another node on this node's own mount. Its requests carry its thread
+//! id, and while it works it holds a ticket: names are answered as they were before the entry, everything else as it
+//! is now. The thread id alone would not do: RELEASE carries none, and the thread also makes calls of its own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

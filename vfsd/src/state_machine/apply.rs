@@ -1,7 +1,7 @@
 //! One match over the commands; each family has a file below `apply/`.
 //!
-//! Invariant: a family either has its whole effect or none; [`StateMachine::apply`] restores the state as it was before a
-//! refused entry (clones of persistent maps are cheap).
+//! Invariant: a family either has its whole effect or none; [`StateMachine::apply`] restores the state as it was
+//! before a refused entry (clones of persistent maps are cheap).
 
 mod attributes;
 mod content;

@@ -109,8 +109,8 @@ impl Content {
             })
     }
 
-    /// The start of the first hole at or after `offset`; the end of the file counts as one (`SEEK_HOLE`). `None` past the
-    /// end.
+    /// The start of the first hole at or after `offset`; the end of the file counts as one (`SEEK_HOLE`). `None` past
+    /// the end.
     pub fn next_hole(&self, offset: u64) -> Option<u64> {
         if offset >= self.size {
             return None;

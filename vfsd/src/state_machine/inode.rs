@@ -35,8 +35,8 @@ pub struct Inode {
     pub revision: LogIndex,
     /// Entry that last changed its content.
     pub content_revision: LogIndex,
-    /// Entry that last changed its content other than by adding bytes at its end: a reader that has read a version since
-    /// then may go on at the end of the newest one.
+    /// Entry that last changed its content other than by adding bytes at its end: a reader that has read a version
+    /// since then may go on at the end of the newest one.
     pub rewritten: LogIndex,
     /// Who made [`Inode::revision`].
     pub author: Arc<Author>,

@@ -1,8 +1,8 @@
 //! The pure core: the tree, its locks and sessions, as a function of the log.
 //!
-//! Invariants: no I/O, no clock, no random number, no `HashMap`, no float; the same entries give the same bytes on every
-//! replica ([`StateMachine::digest`]). A refused entry changes nothing but the outcome window.
-//! Not here: who may lead, when a session has expired (the leader's `consensus/lease_keeper.rs` judges and proposes).
+//! Invariants: no I/O, no clock, no random number, no `HashMap`, no float; the same entries give the same bytes on
+//! every replica ([`StateMachine::digest`]). A refused entry changes nothing but the outcome window. Not here: who
+//! may lead, when a session has expired (the leader's `consensus/lease_keeper.rs` judges and proposes).
 
 mod apply;
 pub mod command;

@@ -1,4 +1,5 @@
-//! What `apply` decides: names, locks, guards, retries. Goal: each rule once on its allowed and once on its refused side.
+//! What `apply` decides: names, locks, guards, retries. Goal: each rule once on its allowed and once on its refused
+//! side.
 
 use super::super::StateMachine;
 use super::super::command::*;

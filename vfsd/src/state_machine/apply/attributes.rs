@@ -142,8 +142,8 @@ impl Step<'_> {
     }
 }
 
-/// What watchers see of it, besides the size: the kernel tells a lone modification time from the rest, and a lone access
-/// time is no change to anybody else.
+/// What watchers see of it, besides the size: the kernel tells a lone modification time from the rest, and a lone
+/// access time is no change to anybody else.
 fn seen_change(set: &SetAttr) -> Option<Change> {
     let inode = set.inode;
     let owner_or_mode = set.mode.is_some() || set.uid.is_some() || set.gid.is_some();

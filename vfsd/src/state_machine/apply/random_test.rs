@@ -60,41 +60,9 @@ fn any_command(rng: &mut StdRng, state: &StateMachine) -> Command {
     let (parent, new_parent) = (any_inode(rng, state), any_inode(rng, state));
     let (name, new_name) = (any_name(rng), any_name(rng));
     let inode = any_inode(rng, state);
-    let (mode, uid, gid) = (0o2755, 0, 7);
     let content = rng.random_bool(0.3).then(|| any_write(rng, inode));
     match rng.random_range(0..16) {
-        0..=2 => Command::Create(Create {
-            parent,
-            name,
-            kind: NodeKind::Regular,
-            mode,
-            uid,
-            gid,
-            exclusive: rng.random(),
-            handle: rng
-                .random_bool(0.5)
-                .then(|| HandleId(rng.random_range(0..5))),
-        }),
-        3..=4 => Command::Mkdir(Mkdir {
-            parent,
-            name,
-            mode,
-            uid,
-            gid,
-        }),
-        5 => Command::Symlink(Symlink {
-            parent,
-            name,
-            target: new_name,
-            uid,
-            gid,
-        }),
-        6 => Command::Link(Link {
-            inode,
-            parent,
-            name,
-            content,
-        }),
+        0..=6 => any_new_name(rng, parent, name, inode, content),
         7 => Command::Unlink(Remove { parent, name }),
         8 => Command::Rmdir(Remove { parent, name }),
         9..=10 => {
@@ -117,27 +85,73 @@ fn any_command(rng: &mut StdRng, state: &StateMachine) -> Command {
             size: Some(rng.random_range(0..50_000)),
             ..SetAttr::default()
         }),
-        12 => {
-            let (name, value) = [
-                ("user.lk.guard", "lk/f1"),
-                ("user.lk.mkdir", "on"),
-                ("user.lk.hold", "handle"),
-                ("user.lk.delay", "0"),
-                ("user.note", "x"),
-            ][rng.random_range(0..5)];
-            let mode = XattrMode::Any;
-            Command::SetXattr(SetXattr {
-                inode,
-                name: name.into(),
-                value: value.into(),
-                mode,
-            })
-        }
+        12 => Command::SetXattr(any_xattr(rng, inode)),
         13 => Command::HandleClosed {
             session: any_session(rng, state),
             handle: HandleId(rng.random_range(0..5)),
         },
         _ => Command::Write(any_write(rng, inode)),
+    }
+}
+
+fn any_new_name(
+    rng: &mut StdRng,
+    parent: InodeNo,
+    name: Vec<u8>,
+    inode: InodeNo,
+    content: Option<Write>,
+) -> Command {
+    let (mode, uid, gid) = (0o2755, 0, 7);
+    match rng.random_range(0..7) {
+        0..=2 => Command::Create(Create {
+            parent,
+            name,
+            kind: NodeKind::Regular,
+            mode,
+            uid,
+            gid,
+            exclusive: rng.random(),
+            handle: rng
+                .random_bool(0.5)
+                .then(|| HandleId(rng.random_range(0..5))),
+        }),
+        3..=4 => Command::Mkdir(Mkdir {
+            parent,
+            name,
+            mode,
+            uid,
+            gid,
+        }),
+        5 => Command::Symlink(Symlink {
+            parent,
+            name,
+            target: b"elsewhere".to_vec(),
+            uid,
+            gid,
+        }),
+        _ => Command::Link(Link {
+            inode,
+            parent,
+            name,
+            content,
+        }),
+    }
+}
+
+fn any_xattr(rng: &mut StdRng, inode: InodeNo) -> SetXattr {
+    let (name, value) = [
+        ("user.lk.guard", "lk/f1"),
+        ("user.lk.mkdir", "on"),
+        ("user.lk.hold", "handle"),
+        ("user.lk.delay", "0"),
+        ("user.note", "x"),
+    ][rng.random_range(0..5)];
+    let mode = XattrMode::Any;
+    SetXattr {
+        inode,
+        name: name.into(),
+        value: value.into(),
+        mode,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Who may change what: the node's grant, other sessions' locks, guards, and what user.lk attributes may say.
 //!
-//! Invariant: every command that a node can send passes [`Step::check_entries_of`] or [`Step::check_inode`] for each place
-//! that it changes; the leader's own entries (session ends, delays) pass none.
+//! Invariant: every command that a node can send passes [`Step::check_entries_of`] or [`Step::check_inode`] for each
+//! place that it changes; the leader's own entries (session ends, delays) pass none.
 
 use super::Step;
 use crate::limits::{LOCK_DELAY_DEFAULT_MS, LOCK_DELAY_MAX_MS};
@@ -70,8 +70,8 @@ impl Step<'_> {
         self.check_guard(self.state.guard_of_inode(inode))
     }
 
-    /// Whether `child`, an entry of `directory`, may be taken away by its own node: locks of others may not, and an ended
-    /// lock only by the node that held it. A guarded directory needs its own grant too.
+    /// Whether `child`, an entry of `directory`, may be taken away by its own node: locks of others may not, and an
+    /// ended lock only by the node that held it. A guarded directory needs its own grant too.
     pub(super) fn check_removal(&self, directory: InodeNo, child: InodeNo) -> Result<(), FsError> {
         if crate::state_machine::namespace::Namespace::is_fixed(child) {
             return Err(FsError::NotPermitted);
