@@ -7,7 +7,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -99,27 +99,26 @@ pub async fn run(paths: DaemonPaths) -> anyhow::Result<()> {
     let stale_locks = tokio::spawn(end_locks_of_lost_handles(fs.clone()));
     notify(&[NotifyState::Ready]);
     tracing::info!(mount = %paths.mount.display(), "ready");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let failure = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        reason = node.failed() => Some(reason),
+    };
     tracing::info!("stopping");
     notify(&[NotifyState::Stopping]);
     tokio::task::spawn_blocking(move || mount.stop()).await?;
     drop(admin);
     for task in [watchdog, peers, stale_locks] {
         task.abort();
-        // Cancelled: what it held of the node must be gone before the node is taken apart.
+        // Cancelled, so it has no result.
         let _ = task.await;
     }
-    match Arc::try_unwrap(node) {
-        Ok(node) => node.stop().await,
-        Err(_) => {
-            tracing::warn!("a part of the daemon still uses consensus; it ends with the process")
-        }
-    }
+    node.stop().await;
     tracing::info!("stopped");
-    Ok(())
+    match failure {
+        None => Ok(()),
+        Some(reason) => bail!("consensus has stopped: {reason}"),
+    }
 }
 
 /// Mounts the tree, after this node has caught up with the cluster or waited for it long enough: then `status.json` says

@@ -14,7 +14,7 @@ use vfsd::consensus::node::Node;
 use vfsd::consensus::wire::{ClusterChange, Reply, Request};
 use vfsd::daemon::node_settings;
 use vfsd::fs::proposer::{ChangeSink, Proposal, ProposeError};
-use vfsd::state_machine::command::{Author, Command, Create, Grant, JoinToken, NodeKind};
+use vfsd::state_machine::command::{Author, Command, Create, Grant, JoinToken, Mkdir, NodeKind};
 use vfsd::state_machine::ids::{InodeNo, LogIndex};
 use vfsd::state_machine::log_time::WallTime;
 use vfsd::state_machine::outcome::{Applied, FsError};
@@ -96,9 +96,6 @@ impl Member {
 
     fn stop(&mut self) {
         let (runtime, node) = self.running.take().unwrap();
-        let Ok(node) = Arc::try_unwrap(node) else {
-            panic!("the node is in use")
-        };
         runtime.block_on(node.stop());
         runtime.shutdown_timeout(LONG);
     }
@@ -113,21 +110,27 @@ impl Member {
 
     /// Creates a file at the root; tries again while there is no quorum.
     fn create(&self, name: &str) -> Result<(), FsError> {
+        self.propose(|| {
+            Command::Create(Create {
+                parent: InodeNo::ROOT,
+                name: name.as_bytes().to_vec(),
+                kind: NodeKind::Regular,
+                mode: 0o644,
+                uid: 0,
+                gid: 0,
+                exclusive: true,
+                handle: None,
+            })
+        })
+    }
+
+    fn propose(&self, command: impl Fn() -> Command) -> Result<(), FsError> {
         let proposer = self.node().proposer();
         let committed = wait_for("a quorum", || {
             let proposal = Proposal {
                 author: Author::default(),
                 fence: None,
-                command: Command::Create(Create {
-                    parent: InodeNo::ROOT,
-                    name: name.as_bytes().to_vec(),
-                    kind: NodeKind::Regular,
-                    mode: 0o644,
-                    uid: 0,
-                    gid: 0,
-                    exclusive: true,
-                    handle: None,
-                }),
+                command: command(),
                 bound_to: None,
             };
             match self.block_on(proposer.propose(proposal)) {
@@ -137,6 +140,21 @@ impl Member {
             }
         });
         committed.outcome.map(drop)
+    }
+
+    /// Makes a lock directory below `/lk`.
+    fn make_lock(&self, name: &str) -> Result<(), FsError> {
+        let state = self.node().core().state();
+        let parent = state.tree().resolve("lk").unwrap();
+        self.propose(|| {
+            Command::Mkdir(Mkdir {
+                parent,
+                name: name.as_bytes().to_vec(),
+                mode: 0o755,
+                uid: 0,
+                gid: 0,
+            })
+        })
     }
 
     fn change(&self, change: ClusterChange) -> Result<String, String> {
@@ -404,4 +422,49 @@ fn a_node_that_lost_its_log_rejoins_with_a_new_id() {
         .change(ClusterChange::Promote { name: name.into() })
         .unwrap();
     wait_for_equal_digests(&[&members[0], &members[1], &members[2]]);
+}
+
+#[test]
+fn a_lock_ends_with_the_session_of_a_node_that_died() {
+    let mut members = three();
+    let holder = members
+        .iter()
+        .position(|member| !member.is_leader())
+        .unwrap();
+    members[holder].make_lock("job").unwrap();
+    members[holder].crash();
+    let other = (holder + 1) % 3;
+    assert_eq!(members[other].make_lock("job"), Err(FsError::AlreadyExists));
+    wait_until(
+        "the lock to be free after the session's TTL and the lock's delay",
+        || members[other].make_lock("job").is_ok(),
+    );
+}
+
+#[test]
+fn a_removed_leader_is_refused_and_its_id_is_not_used_again() {
+    let members = three();
+    let leader = members.iter().position(Member::is_leader).unwrap();
+    let removed = members[leader].node().core().id;
+    let name = members[leader].name;
+    let other = &members[(leader + 1) % 3];
+    other
+        .change(ClusterChange::Remove { name: name.into() })
+        .unwrap();
+    other.create("without it").unwrap();
+    let proposal = Proposal {
+        author: Author::default(),
+        fence: None,
+        command: Command::Nothing,
+        bound_to: None,
+    };
+    wait_until("the removed node to be refused", || {
+        let core = members[leader].node().core();
+        let proposed =
+            members[leader].block_on(members[leader].node().proposer().propose(proposal.clone()));
+        proposed.is_err() && !core.quorum.has()
+    });
+    let token = other.token(3_600);
+    let again = Member::new(name);
+    assert!(again.join(other, &token).unwrap() > removed);
 }

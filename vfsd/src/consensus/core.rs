@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
-use openraft::{RaftMetrics, ReadPolicy, ServerState};
+use openraft::{Instant as _, RaftMetrics, ReadPolicy, ServerState};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +23,7 @@ use super::session_cell::SessionCell;
 use super::stamp_clock::StampClock;
 use super::types::{EntryBytes, Raft, TypeConfig};
 use super::wire::{Reply, Request};
-use crate::limits::LEADER_RETRY_EVERY;
+use crate::limits::{ENTRY_BYTES_MAX, LEADER_RETRY_EVERY, RENEW_CONFIRMED_MAX};
 use crate::state_machine::StateMachine;
 use crate::state_machine::command::{Author, Command, Entry, Grant};
 use crate::state_machine::ids::{LogIndex, NodeId};
@@ -69,6 +69,9 @@ pub enum WriteError {
     /// This node does not lead (any more); try the other one, or later.
     #[error("this node does not lead")]
     NotLeader(Option<u64>),
+    /// The entry has more bytes than the log takes.
+    #[error("an entry of {0} bytes is longer than {ENTRY_BYTES_MAX}")]
+    TooLong(usize),
     /// Raft has stopped.
     #[error("Raft has stopped: {0}")]
     Stopped(String),
@@ -112,6 +115,14 @@ impl Core {
         (metrics.state == ServerState::Leader && caught_up).then_some(metrics.current_term)
     }
 
+    /// Whether a majority has confirmed this leader within `RENEW_CONFIRMED_MAX`.
+    pub fn is_confirmed(&self) -> bool {
+        let metrics = self.metrics();
+        let is_alone = metrics.membership_config.voter_ids().eq([self.id]);
+        let acked = metrics.last_quorum_acked.as_ref();
+        is_alone || acked.is_some_and(|at| at.elapsed() < RENEW_CONFIRMED_MAX)
+    }
+
     /// Address of `node` in the membership.
     pub fn address_of(&self, node: u64) -> Option<String> {
         let metrics = self.metrics();
@@ -128,7 +139,11 @@ impl Core {
         entry.stamp = self
             .clock
             .stamp(term, self.published.state.load().log_time());
-        let bytes = EntryBytes(entry.encode().into());
+        let bytes = entry.encode();
+        if bytes.len() > ENTRY_BYTES_MAX {
+            return Err(WriteError::TooLong(bytes.len()));
+        }
+        let bytes = EntryBytes(bytes.into());
         match self.raft.client_write(bytes).await {
             Ok(written) => Ok((LogIndex(written.log_id.index), written.data.0)),
             Err(RaftError::APIError(error)) => Err(not_leader(&error)),

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::core::{Core, WriteError};
+use super::core::Core;
 use crate::clock;
 use crate::limits::LEASE_CHECK_EVERY;
 use crate::state_machine::command::Command;
@@ -20,9 +20,7 @@ pub async fn run(core: Arc<Core>) {
         };
         for command in due(&core, term) {
             tracing::debug!(?command, "the time has come");
-            if let Err(WriteError::NotLeader(_) | WriteError::Stopped(_)) =
-                core.write_own(command).await
-            {
+            if core.write_own(command).await.is_err() {
                 break;
             }
         }

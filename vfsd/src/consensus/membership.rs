@@ -34,6 +34,7 @@ impl From<WriteError> for Stop {
     fn from(error: WriteError) -> Self {
         match error {
             WriteError::NotLeader(_) => Self::NotLeader,
+            WriteError::TooLong(_) => refuse(error.to_string(), "use shorter names"),
             WriteError::Stopped(reason) => refuse(reason, "restart vfsd on the leader"),
         }
     }

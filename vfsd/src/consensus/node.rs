@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Config, ServerState, SnapshotPolicy};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -78,8 +80,8 @@ pub struct Node {
     core: Arc<Core>,
     proposer: Arc<RaftProposer>,
     status: Arc<StatusBoard>,
-    server: Server,
-    tasks: JoinSet<()>,
+    // Leaf lock. Taken apart by `stop`.
+    running: Mutex<Option<(Server, JoinSet<()>)>>,
 }
 
 impl Node {
@@ -146,8 +148,7 @@ impl Node {
             core,
             proposer: Arc::new(proposer),
             status,
-            server,
-            tasks,
+            running: Mutex::new(Some((server, tasks))),
         })
     }
 
@@ -172,15 +173,32 @@ impl Node {
         matches!(tokio::time::timeout(timeout, asked).await, Ok(Ok(())))
     }
 
+    /// Ends when Raft has stopped by itself, with the reason: the disk failed, or an entry cannot be read.
+    pub async fn failed(&self) -> String {
+        let mut metrics = self.core.raft.metrics();
+        loop {
+            if let Err(fatal) = &metrics.borrow_watched().running_state {
+                return fatal.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                return "Raft has stopped".into();
+            }
+        }
+    }
+
     /// Stops in order: no new proposals, leadership handed over, Raft, connections, log.
-    pub async fn stop(mut self) {
+    pub async fn stop(&self) {
         self.core.stopping.cancel();
         self.core.hand_over().await;
-        self.tasks.shutdown().await;
+        let running = self.running.lock().take();
+        let Some((server, mut tasks)) = running else {
+            return;
+        };
+        tasks.shutdown().await;
         if let Err(error) = self.core.raft.shutdown().await {
             tracing::warn!(%error, "Raft did not stop in order");
         }
-        drop(self.server);
+        drop(server);
         self.core.log.close();
     }
 }

@@ -17,9 +17,11 @@ use super::wire::{Reply, Request};
 use crate::fs::proposer::{
     Committed, NodeStatus, Proposal, ProposeError, Proposer, ProposerFuture,
 };
-use crate::limits::{LEADER_RETRY_EVERY, WRITE_TIMEOUT};
+use crate::limits::{ENTRY_BYTES_MAX, ENTRY_OVERHEAD_MAX, LEADER_RETRY_EVERY, WRITE_TIMEOUT};
 use crate::state_machine::StateMachine;
-use crate::state_machine::command::{Author, Command, Entry, Origin};
+use crate::state_machine::command::{
+    Author, Command, ContentOp, ContentUpdate, Entry, Link, Origin, Rename,
+};
 use crate::state_machine::ids::{LogIndex, SessionId};
 use crate::state_machine::outcome::FsError;
 
@@ -72,6 +74,12 @@ async fn propose(core: Arc<Core>, proposal: Proposal) -> Result<Committed, Propo
     if !core.quorum.has() {
         return Err(ProposeError::NoQuorum(core.quorum.state().why));
     }
+    if content_bytes(&proposal.command) + ENTRY_OVERHEAD_MAX > ENTRY_BYTES_MAX {
+        // Nothing is proposed: the log could not take it.
+        let index = core.state().applied();
+        let outcome = Err(FsError::FileTooLarge);
+        return Ok(Committed { index, outcome });
+    }
     loop {
         let session = session_for(&core, &proposal, started).await?;
         let committed = Attempt::begin(&core, session, &proposal, started)
@@ -85,6 +93,29 @@ async fn propose(core: Arc<Core>, proposal: Proposal) -> Result<Committed, Propo
             return Err(ProposeError::SessionExpired);
         }
         // It had no effect; an ordinary proposal goes on under the node's next session.
+    }
+}
+
+/// Bytes of content that a command carries, with what each operation costs in the encoding.
+fn content_bytes(command: &Command) -> usize {
+    const OPERATION_BYTES: usize = 24;
+    let write = match command {
+        Command::Write(write) => Some(write),
+        Command::Link(Link { content, .. }) | Command::Rename(Rename { content, .. }) => {
+            content.as_ref()
+        }
+        _ => None,
+    };
+    let operation = |operation: &ContentOp| match operation {
+        ContentOp::Write { data, .. } => data.len() + OPERATION_BYTES,
+        ContentOp::Truncate(_) | ContentOp::Extend(_) | ContentOp::Zero { .. } => OPERATION_BYTES,
+    };
+    match write.map(|write| &write.update) {
+        Some(ContentUpdate::Replace(operations) | ContentUpdate::Patch(operations)) => {
+            operations.iter().map(operation).sum()
+        }
+        Some(ContentUpdate::Append { data, .. }) => data.len(),
+        None => 0,
     }
 }
 

@@ -196,7 +196,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             previous: rpc.prev_log_id.as_ref().map(types::position),
             entries,
             committed: rpc.leader_commit.as_ref().map(types::position),
-            quorum: self.quorum.state().has,
+            quorum: self.quorum.has(),
         };
         // openraft's own time for an append is that of a heartbeat, too short for a large entry and its flush.
         let timeout = match self.purpose {

@@ -121,7 +121,9 @@ impl RaftStateMachine {
             return Ok(());
         };
         let applied = self.machine.apply(index, &entry);
-        self.published.sink.before_publication(std::slice::from_ref(&applied));
+        self.published
+            .sink
+            .before_publication(std::slice::from_ref(&applied));
         self.publish();
         self.published.sink.applied(&applied);
         // The responder first: a proposer of this node stops listening to it as soon as its waiter is answered.

@@ -28,7 +28,7 @@ use crate::state_machine::command::{Command, Entry};
 use crate::state_machine::ids::{NodeId, SessionId};
 use crate::storage::record::{Position, StoredEntry};
 use crate::transport::enrol::{EnrolRefusal, EnrolReply, EnrolRequest};
-use crate::transport::server::{Service, ServiceFuture};
+use crate::transport::server::{Service, ServiceError, ServiceFuture};
 
 /// Answers members and joining nodes.
 pub struct RequestHandler {
@@ -66,13 +66,10 @@ impl Service for RequestHandler {
         }
     }
 
-    fn call(&self, node: u64, body: Bytes) -> ServiceFuture<Result<Bytes, String>> {
+    fn call(&self, node: u64, body: Bytes) -> ServiceFuture<Result<Bytes, ServiceError>> {
         let (core, incoming) = (Arc::clone(&self.core), Arc::clone(&self.incoming));
         Box::pin(async move {
-            let request = wire::decode_request(&body).map_err(|error| {
-                tracing::warn!(node, %error, "refused a request that cannot be decoded");
-                format!("the request cannot be decoded: {error}")
-            })?;
+            let request = wire::decode_request(&body).map_err(ServiceError::BadBytes)?;
             let reply = match request {
                 Request::Append(append) => answer_append(&core, &body, append).await?,
                 Request::Snapshot(part) => answer_snapshot(&core, node, &incoming, part).await?,
@@ -82,14 +79,11 @@ impl Service for RequestHandler {
         })
     }
 
-    fn enrol(&self, body: Bytes) -> ServiceFuture<Result<Bytes, String>> {
+    fn enrol(&self, body: Bytes) -> ServiceFuture<Result<Bytes, ServiceError>> {
         let core = Arc::clone(&self.core);
         Box::pin(async move {
-            let request: EnrolRequest = postcard::from_bytes(&body).map_err(|error| {
-                tracing::warn!(%error, "refused a join request that cannot be decoded");
-                "the join request cannot be decoded; is the joining vfsd of the same version?"
-                    .to_owned()
-            })?;
+            let request: EnrolRequest = postcard::from_bytes(&body)
+                .map_err(|error| ServiceError::BadBytes(error.to_string()))?;
             let reply = core
                 .ask_leader_until(WRITE_TIMEOUT, || Request::Enrol(request.clone()))
                 .await;
@@ -104,9 +98,8 @@ impl Service for RequestHandler {
                     hint: "see on a member: vfsd status; the token is not used up".into(),
                 }),
             };
-            postcard::to_stdvec(&reply)
-                .map(Bytes::from)
-                .map_err(|error| error.to_string())
+            let reply = postcard::to_stdvec(&reply);
+            Ok(reply.map_err(|error| error.to_string())?.into())
         })
     }
 }
@@ -147,7 +140,7 @@ pub async fn answer(core: &Arc<Core>, node: u64, request: Request<'_>) -> Result
 fn write_failed(error: WriteError) -> Reply {
     match error {
         WriteError::NotLeader(leader) => Reply::NotLeader(leader),
-        WriteError::Stopped(reason) => Reply::NotReady(reason),
+        WriteError::TooLong(_) | WriteError::Stopped(_) => Reply::NotReady(error.to_string()),
     }
 }
 
@@ -168,6 +161,7 @@ pub async fn propose(core: &Arc<Core>, node: u64, mut entry: Entry) -> Result<Re
     authorize(core, &entry)?;
     Ok(match core.write(entry).await {
         Ok((index, outcome)) => Reply::Proposed { index, outcome },
+        Err(error @ WriteError::TooLong(_)) => return Err(error.to_string()),
         Err(error) => write_failed(error),
     })
 }
@@ -205,8 +199,7 @@ fn renew(core: &Core, node: u64, session: SessionId) -> Reply {
     let Some(term) = core.leading_term() else {
         return Reply::NotLeader(None);
     };
-    let quorum = core.quorum.state();
-    if !quorum.has {
+    if !core.is_confirmed() {
         return Reply::NotReady("the leader does not hear from a majority".into());
     }
     let is_open = core
@@ -218,7 +211,7 @@ fn renew(core: &Core, node: u64, session: SessionId) -> Reply {
     }
     core.leases.renew(term, session, clock::boottime());
     Reply::Renewed(Renewal::Lives {
-        missing: quorum.missing,
+        missing: core.quorum.state().missing,
     })
 }
 

@@ -47,14 +47,25 @@ impl StatusBoard {
         })
     }
 
-    /// What is known now.
+    /// What is known now. Everything but the applied position may be a tenth of a second old.
     pub fn current(&self) -> Arc<NodeStatus> {
-        self.board.load_full()
+        let board = self.board.load_full();
+        let applied = self.core.published.state.load().applied();
+        if board.applied == applied {
+            return board;
+        }
+        let committed = board.committed.max(applied);
+        Arc::new(NodeStatus {
+            applied,
+            committed,
+            ..NodeStatus::clone(&board)
+        })
     }
 
     /// Keeps the board and the quorum watch up to date until it is dropped.
     pub async fn run(self: Arc<Self>) {
-        let mut metrics = self.core.raft.metrics();
+        // Only what concerns the leadership wakes it at once; the positions of the log change with every entry.
+        let mut metrics = self.core.raft.server_metrics();
         loop {
             self.refresh();
             tokio::select! {

@@ -24,10 +24,28 @@ use super::client::tune;
 use super::frame::{Frame, FrameKind, codec};
 use super::identity;
 use super::tls::{ALPN_ENROL, TlsSettings};
-use crate::limits::{CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, REQUESTS_UNDER_WAY_MAX};
+use crate::limits::{
+    CONNECTIONS_MAX, ENROL_BYTES_MAX, ENROL_TIMEOUT, FRAME_BYTES_MAX, HANDSHAKE_TIMEOUT,
+    REQUESTS_UNDER_WAY_MAX,
+};
 
 /// A future of a service.
 pub type ServiceFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Why a service has no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServiceError {
+    /// It is told to the peer.
+    Refused(String),
+    /// The body is no request: the connection is closed.
+    BadBytes(String),
+}
+
+impl From<String> for ServiceError {
+    fn from(reason: String) -> Self {
+        Self::Refused(reason)
+    }
+}
 
 /// Who answers requests.
 pub trait Service: Send + Sync + 'static {
@@ -37,11 +55,11 @@ pub trait Service: Send + Sync + 'static {
     /// The reason as text.
     fn admit(&self, node: u64) -> Result<(), String>;
 
-    /// Answers a member; the error is sent back as a refusal.
-    fn call(&self, node: u64, body: Bytes) -> ServiceFuture<Result<Bytes, String>>;
+    /// Answers a member.
+    fn call(&self, node: u64, body: Bytes) -> ServiceFuture<Result<Bytes, ServiceError>>;
 
     /// Answers a node that is no member yet and has shown nothing but bytes.
-    fn enrol(&self, body: Bytes) -> ServiceFuture<Result<Bytes, String>>;
+    fn enrol(&self, body: Bytes) -> ServiceFuture<Result<Bytes, ServiceError>>;
 }
 
 /// Accepts connections until it is dropped.
@@ -111,7 +129,9 @@ async fn serve(tcp: TcpStream, tls: &TlsSettings, service: &Arc<dyn Service>) ->
     tune(&tcp)?;
     let (stream, joining) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tcp, tls)).await??;
     let peer = if joining {
-        Peer::Joining
+        // Nobody vouches for it: it gets little room and little time.
+        let answered = answer_requests(stream, Peer::Joining, service);
+        return tokio::time::timeout(ENROL_TIMEOUT, answered).await?;
     } else {
         let certificates = stream.get_ref().1.peer_certificates();
         let certificate = certificates
@@ -144,7 +164,12 @@ async fn answer_requests(
     service: &Arc<dyn Service>,
 ) -> io::Result<()> {
     let (read, write) = tokio::io::split(stream);
+    let frame_bytes_max = match peer {
+        Peer::Member(_) => FRAME_BYTES_MAX,
+        Peer::Joining => ENROL_BYTES_MAX,
+    };
     let mut frames = FramedRead::new(read, codec());
+    frames.decoder_mut().set_max_frame_length(frame_bytes_max);
     let mut replies = FramedWrite::new(write, codec());
     let mut under_way = FuturesUnordered::new();
     loop {
@@ -158,6 +183,7 @@ async fn answer_requests(
                 under_way.push(answer(frame, peer, service));
             }
             Some(reply) = under_way.next(), if !under_way.is_empty() => {
+                let reply = reply.map_err(|error| bad_bytes(peer, &error))?;
                 replies.send(reply.encode()).await?;
             }
         }
@@ -176,23 +202,25 @@ fn bad_bytes(peer: Peer, error: &dyn std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }
 
-async fn answer(frame: Frame, peer: Peer, service: &Arc<dyn Service>) -> Frame {
+/// The answering frame; the error says why the body is no request.
+async fn answer(frame: Frame, peer: Peer, service: &Arc<dyn Service>) -> Result<Frame, String> {
     let answer = match peer {
         Peer::Joining => service.enrol(frame.body).await,
         Peer::Member(node) => match service.admit(node) {
             Ok(()) => service.call(node, frame.body).await,
-            Err(reason) => Err(reason),
+            Err(reason) => Err(ServiceError::Refused(reason)),
         },
     };
     let (kind, body) = match answer {
         Ok(body) => (FrameKind::Reply, body),
-        Err(reason) => (FrameKind::Refusal, Bytes::from(reason)),
+        Err(ServiceError::Refused(reason)) => (FrameKind::Refusal, Bytes::from(reason)),
+        Err(ServiceError::BadBytes(reason)) => return Err(reason),
     };
-    Frame {
+    Ok(Frame {
         kind,
         id: frame.id,
         body,
-    }
+    })
 }
 
 #[cfg(test)]

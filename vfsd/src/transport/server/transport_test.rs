@@ -19,7 +19,7 @@ impl Service for Echo {
         }
     }
 
-    fn call(&self, node: u64, body: Bytes) -> ServiceFuture<Result<Bytes, String>> {
+    fn call(&self, node: u64, body: Bytes) -> ServiceFuture<Result<Bytes, ServiceError>> {
         Box::pin(async move {
             Ok(Bytes::from(
                 [node.to_string().as_bytes(), b":", &body].concat(),
@@ -27,7 +27,7 @@ impl Service for Echo {
         })
     }
 
-    fn enrol(&self, body: Bytes) -> ServiceFuture<Result<Bytes, String>> {
+    fn enrol(&self, body: Bytes) -> ServiceFuture<Result<Bytes, ServiceError>> {
         Box::pin(async move { Ok(body) })
     }
 }
