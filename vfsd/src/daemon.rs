@@ -121,8 +121,8 @@ pub async fn run(paths: DaemonPaths) -> anyhow::Result<()> {
     }
 }
 
-/// Mounts the tree, after this node has caught up with the cluster or waited for it long enough: then `status.json` says
-/// that reads may be old.
+/// Mounts the tree, after this node has caught up with the cluster or waited for it long enough: then `status.json`
+/// says that reads may be old.
 async fn mount_when_fresh(
     fs: &Arc<FileSystem>,
     point: &Path,

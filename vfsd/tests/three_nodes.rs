@@ -1,6 +1,8 @@
 //! Three members in one process, over real TLS on 127.0.0.1, with real logs in temporary directories. A crash is the
 //! end of a member's runtime: all of its tasks stop where they are.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The leader's memory of when each session was renewed.
 //!
-//! Invariants: a new leader gives every session one full TTL; time runs on `CLOCK_BOOTTIME`. Nothing of it is stored: an
-//! expiry becomes true only by the log entry that the leader proposes.
+//! Invariants: a new leader gives every session one full TTL; time runs on `CLOCK_BOOTTIME`. Nothing of it is stored:
+//! an expiry becomes true only by the log entry that the leader proposes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

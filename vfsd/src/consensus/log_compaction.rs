@@ -1,7 +1,7 @@
 //! Decides when a snapshot is due: by bytes of log, not by entries.
 //!
-//! Invariant: a snapshot is taken when the log has grown by as much as the last snapshot is large, so that both together
-//! stay within twice the state. Not here: writing it (`raft_state_machine.rs`).
+//! Invariant: a snapshot is taken when the log has grown by as much as the last snapshot is large, so that both
+//! together stay within twice the state. Not here: writing it (`raft_state_machine.rs`).
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Proposals of this node: numbered, sent to the leader, repeated when it is lost, answered by the local apply.
 //!
-//! Invariants: a proposal has one effect however often it is sent; one that its caller was told has failed is abandoned,
-//! and the cluster is told so. Not here: what a proposal does (`state_machine/`).
+//! Invariants: a proposal has one effect however often it is sent; one that its caller was told has failed is
+//! abandoned, and the cluster is told so. Not here: what a proposal does (`state_machine/`).
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! The answering side: what this node does for other members, and for itself when it leads.
 //!
 //! Invariants: author node and grant of a proposal come from the peer's certificate and the members' table, never from
-//! the request; bytes that cannot be decoded are refused and logged. Not here: changes of the cluster (`membership.rs`).
+//! the request; bytes that cannot be decoded end the connection. Not here: changes of the cluster (`membership.rs`).
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! Opens this node's session, renews it, and opens a new one when it has ended.
 //!
 //! Invariants: the session of an earlier run is resumed if it still lives and was this node's (its id lies in tmpfs, so
-//! a rebooted machine opens a new one). Not here: judging expiry (`lease_keeper.rs`); ending the locks of handles that an
-//! earlier run had open (`fs/`, which knows its handles).
+//! a rebooted machine opens a new one). Not here: judging expiry (`lease_keeper.rs`); ending the locks of handles that
+//! an earlier run had open (`fs/`, which knows its handles).
 
 use std::path::PathBuf;
 use std::sync::Arc;

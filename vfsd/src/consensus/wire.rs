@@ -1,5 +1,5 @@
-//! What members say to each other. Positional (postcard), so variants and fields are only ever appended, together with a
-//! new `transport::frame::WIRE_VERSION`.
+//! What members say to each other. Positional (postcard), so variants and fields are only ever appended, together with
+//! a new `transport::frame::WIRE_VERSION`.
 //!
 //! Invariant: no type of openraft is in here; every decoder is bounded by the frame that it reads from.
 

@@ -45,7 +45,10 @@ pub enum StorageError {
         reason: String,
     },
     /// There is no log where there must be one.
-    #[error("there is no log in {}: this node has lost its state and must not vote with an empty one; run: vfsd rejoin", .0.display())]
+    #[error(
+        "there is no log in {}: this node has lost its state and must not vote with an empty one; run: vfsd rejoin",
+        .0.display()
+    )]
     LogMissing(PathBuf),
     /// An earlier write or flush failed; nothing is written any more.
     #[error(
