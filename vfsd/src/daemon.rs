@@ -96,6 +96,13 @@ pub async fn run(paths: DaemonPaths) -> anyhow::Result<()> {
     let watchdog = tokio::spawn(feed_watchdog(Arc::clone(&node)));
     let peers = tokio::spawn(keep_peers(Arc::clone(&node), data.peers_file()));
     let mount = mount_when_fresh(&fs, &paths.mount, NodeId(config.id)).await?;
+    // Whoever starts after us may take locks at once. Without a majority there is no session to wait for.
+    if tokio::time::timeout(WRITE_TIMEOUT, node.core().session.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!("this node has no session yet: locks are refused until a majority answers");
+    }
     let stale_locks = tokio::spawn(end_locks_of_lost_handles(fs.clone()));
     notify(&[NotifyState::Ready]);
     tracing::info!(mount = %paths.mount.display(), "ready");
