@@ -56,7 +56,7 @@ enum Work {
         /// What names begin with
         prefix: String,
     },
-    /// Perform random operations on names that begin with `prefix`, and print how many were possible
+    /// Perform random operations on names that begin with `prefix`, and print those that were possible
     Operate {
         /// The folder
         folder: PathBuf,
