@@ -175,6 +175,8 @@ impl Reconciler {
             actions,
             reason,
         });
+        // A refusal is the first sign of a lost lock.
+        self.check_locks();
         PassEnd::Refused
     }
 
