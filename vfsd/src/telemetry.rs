@@ -2,8 +2,8 @@
 
 use tracing_subscriber::EnvFilter;
 
-/// What is logged unless `VFSD_LOG` says otherwise: our own decisions, and what the Raft library takes for an error.
-const FILTER: &str = "info,openraft=error";
+/// What is logged unless `VFSD_LOG` says otherwise: our own decisions, and what the libraries take for an error.
+const FILTER: &str = "info,openraft=error,fuser=error";
 
 /// Starts logging. Under systemd the time is left to the journal.
 ///

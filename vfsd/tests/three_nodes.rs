@@ -470,3 +470,20 @@ fn a_removed_leader_is_refused_and_its_id_is_not_used_again() {
     let again = Member::new(name);
     assert!(again.join(other, &token).unwrap() > removed);
 }
+
+#[test]
+fn a_restart_within_the_ttl_resumes_the_session() {
+    let mut members = three();
+    let restarted = members
+        .iter()
+        .position(|member| !member.is_leader())
+        .unwrap();
+    members[restarted].create("opens a session").unwrap();
+    let session = members[restarted].node().proposer().session().unwrap();
+    members[restarted].crash();
+    members[restarted].start();
+    let resumed = wait_for("a session", || {
+        members[restarted].node().proposer().session()
+    });
+    assert_eq!(resumed, session);
+}

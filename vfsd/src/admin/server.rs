@@ -23,11 +23,8 @@ use crate::consensus::node::Node;
 use crate::consensus::wire::{ClusterChange, Reply, Request};
 use crate::fs::proposer::Proposal;
 use crate::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_LINE_BYTES_MAX, MEMBER_CHANGE_TIMEOUT};
-use crate::state_machine::command::{Author, Command, Grant, JoinToken};
+use crate::state_machine::command::{Author, Command, Grant};
 use crate::state_machine::ids::InodeNo;
-use crate::state_machine::log_time::WallTime;
-use crate::transport::identity;
-use crate::transport::token::Token;
 
 /// Listens until it is dropped.
 #[derive(Debug)]
@@ -187,25 +184,10 @@ impl Desk {
     }
 
     async fn create_token(&self, role: Grant, expires_secs: u64, name: Option<String>) -> Answer {
-        let valid = i64::try_from(expires_secs).unwrap_or(i64::MAX);
-        let expires_secs = clock::wall().secs.saturating_add(valid);
-        let ca = identity::digest(self.node.core().authority.certificate());
-        let token = Token::generate(ca, expires_secs);
-        let remembered = JoinToken {
-            digest: token.digest(),
-            grant: role,
-            expires: WallTime {
-                secs: expires_secs,
-                nanos: 0,
-            },
-            name,
-        };
+        let (token, remembered) = self.node.core().new_token(role, expires_secs, name);
+        let expires = clock::rfc3339(remembered.expires);
         self.change(ClusterChange::TokenCreate(remembered)).await?;
-        let expires = clock::rfc3339(WallTime {
-            secs: expires_secs,
-            nanos: 0,
-        });
-        Ok(serde_json::json!({ "token": token.to_text(), "role": role, "expires": expires }))
+        Ok(serde_json::json!({ "token": token, "role": role, "expires": expires }))
     }
 
     async fn break_lock(&self, path: &str) -> Answer {

@@ -17,12 +17,13 @@ use crate::clock;
 use crate::limits::{
     LEARNERS_MAX, MEMBER_CHANGE_TIMEOUT, REJOIN_TOKEN_SECS, VOTERS_MAX, WRITE_TIMEOUT,
 };
-use crate::state_machine::command::{Command, JoinToken, Member};
+use crate::state_machine::command::{Command, Grant, JoinToken, Member};
 use crate::state_machine::ids::NodeId;
 use crate::state_machine::log_time::WallTime;
 use crate::state_machine::outcome::{Done, FsError};
 use crate::transport::enrol::{EnrolRefusal, EnrolReply, EnrolRequest, Enrolled};
-use crate::transport::token;
+use crate::transport::identity;
+use crate::transport::token::{self, Token};
 
 /// Why a change stops half way; it can be asked for again.
 enum Stop {
@@ -268,6 +269,28 @@ fn raft_changed(
         Err(RaftError::Fatal(fatal)) => {
             Err(refuse(fatal.to_string(), "restart vfsd on the leader"))
         }
+    }
+}
+
+impl Core {
+    /// A new join token as text, and what the cluster has to remember of it before it can be used.
+    pub fn new_token(
+        &self,
+        grant: Grant,
+        valid_secs: u64,
+        name: Option<String>,
+    ) -> (String, JoinToken) {
+        let valid_secs = i64::try_from(valid_secs).unwrap_or(i64::MAX);
+        let secs = clock::wall().secs.saturating_add(valid_secs);
+        let ca = identity::digest(self.authority.certificate());
+        let token = Token::generate(ca, secs);
+        let remembered = JoinToken {
+            digest: token.digest(),
+            grant,
+            expires: WallTime { secs, nanos: 0 },
+            name,
+        };
+        (token.to_text(), remembered)
     }
 }
 

@@ -86,7 +86,7 @@ impl Peers {
         let mut health = self.health.lock();
         let health = health.entry(node).or_default();
         match &answer {
-            Ok(_) | Err(CallError::Refused(_)) => {
+            Ok(_) => {
                 health.answered = Some(Instant::now());
                 health.failure = None;
                 health.round_trip = Some(sent.elapsed());

@@ -224,10 +224,8 @@ fn overview(core: &Core) -> Reply {
     let members = metrics.membership_config.nodes().map(|(&id, _)| {
         let health = core.peers.health(id);
         let is_own = id == core.id;
-        let lacks = |index: u64| last.saturating_sub(index);
-        let behind = matched
-            .get(&id)
-            .map(|id| id.map_or(last, |id| lacks(id.index)));
+        let matched = matched.get(&id).copied().flatten();
+        let behind = matched.map(|id| last.saturating_sub(id.index));
         MemberHealth {
             id,
             answers: is_own
