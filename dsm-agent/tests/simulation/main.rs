@@ -5,6 +5,8 @@
 //! Method: the real engine, record and performer over an in-memory tree with locks, fences and guards; each move of the
 //! scheduler is drawn from the seed. `SIM_SEED=N` repeats one run.
 
+#![allow(clippy::unwrap_used)] // A test may panic.
+
 mod machines;
 mod rng;
 mod sim_agent;

@@ -28,7 +28,6 @@ pub struct Work {
 
 pub struct SimAgent {
     pub node: String,
-    pub session: u64,
     engine: Engine,
     store: Arc<RunStore>,
     performer: Performer,
@@ -58,7 +57,6 @@ impl SimAgent {
         let registry = Arc::new(Registry::of(vec![Box::new(SimDriver)]));
         Self {
             node: node.to_owned(),
-            session,
             engine: Engine::new(node.to_owned(), registry),
             performer: Performer::new(
                 Arc::clone(&store),
