@@ -103,6 +103,8 @@ pub const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(500);
 pub const QUORUM_SILENCE_MAX: Duration = Duration::from_millis(2500);
 /// How often that is looked at.
 pub const QUORUM_CHECK_EVERY: Duration = Duration::from_millis(100);
+/// Replication requests to one follower that are under way at once; each has at most [`REPLICATION_BYTES_MAX`].
+pub const APPENDS_UNDER_WAY_MAX: usize = 16;
 /// An answer to a replication request takes at most this long; a disk that is slower is as good as gone.
 pub const REPLICATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// A part of a snapshot in one request.
@@ -117,6 +119,8 @@ pub const SNAPSHOT_DUE_BYTES: u64 = 64 * 1024 * 1024;
 pub const SNAPSHOT_CHECK_EVERY: Duration = Duration::from_secs(1);
 /// Entries kept behind a snapshot, so that a node that was away for a moment needs no snapshot.
 pub const LOG_ENTRIES_KEPT: u64 = 5_000;
+/// The same in bytes: whichever is reached first.
+pub const LOG_BYTES_KEPT: u64 = SNAPSHOT_DUE_BYTES;
 /// Pause before asking again who leads: shorter than an election, longer than a busy loop.
 pub const LEADER_RETRY_EVERY: Duration = Duration::from_millis(20);
 /// Voters of a cluster: each one more makes every write slower.

@@ -34,19 +34,30 @@ pub struct Cli {
 const EXAMPLES: &str = "Examples:
   vfsd init --node n1 --listen 10.77.0.1:7601 && systemctl start vfsd
   vfsd token create
-  vfsd join --node n2 --listen 10.77.0.2:7601 --peer 10.77.0.1:7601 --token TOKEN && systemctl start vfsd
+  vfsd join --node n2 --listen 10.77.0.2:7601 --peer 10.77.0.1:7601 --token TOKEN
   vfsd member promote n2
   vfsd status";
+
+const JOIN_EXAMPLE: &str = "Example:
+  vfsd join --node n2 --listen 10.77.0.2:7601 --peer 10.77.0.1:7601 --token TOKEN";
 
 #[derive(Debug, Subcommand)]
 enum CliCommand {
     /// Makes the data directory of the first member of a new cluster.
+    #[command(
+        after_help = "Example:\n  vfsd init --node n1 --listen 10.77.0.1:7601 --cluster shop"
+    )]
     Init(InitArgs),
     /// Makes the data directory of a node that joins a cluster as learner; then run `vfsd run`.
+    #[command(after_help = JOIN_EXAMPLE)]
     Join(JoinArgs),
     /// Runs the daemon: joins consensus, mounts the tree, until SIGTERM.
+    #[command(
+        after_help = "Example:\n  vfsd run --data-dir /srv/vfsd --mount /mnt/vfs --runtime-dir /run/vfsd"
+    )]
     Run(RunArgs),
     /// Shows the cluster as this node sees it; exit code 3 without a quorum.
+    #[command(after_help = "Example:\n  vfsd status --json | jq .leader")]
     Status(OutputArgs),
     /// Join tokens.
     #[command(subcommand)]
@@ -58,6 +69,9 @@ enum CliCommand {
     #[command(subcommand)]
     Lock(LockCommand),
     /// Gives this node a new id as learner, after its state was lost or damaged; vfsd must not run.
+    #[command(
+        after_help = "Example:\n  systemctl stop vfsd && vfsd rejoin && systemctl start vfsd"
+    )]
     Rejoin(RejoinArgs),
 }
 

@@ -5,9 +5,12 @@
 
 use std::sync::Arc;
 
+use openraft::errors::Fatal;
+
 use super::core::Core;
 use super::snapshot_store::SnapshotStore;
-use crate::limits::{SNAPSHOT_CHECK_EVERY, SNAPSHOT_DUE_BYTES};
+use super::types::TypeConfig;
+use crate::limits::{LOG_BYTES_KEPT, SNAPSHOT_CHECK_EVERY, SNAPSHOT_DUE_BYTES};
 
 /// Runs until it is dropped.
 pub async fn run(core: Arc<Core>, snapshots: SnapshotStore) {
@@ -21,6 +24,11 @@ pub async fn run(core: Arc<Core>, snapshots: SnapshotStore) {
         if snapshot != known {
             known = snapshot;
             counted_from = appended;
+            if let Some(covered) = snapshot
+                && purge(&core, covered.index).await.is_err()
+            {
+                return;
+            }
         }
         let due = SNAPSHOT_DUE_BYTES.max(snapshots.size());
         if appended - counted_from < due {
@@ -31,5 +39,14 @@ pub async fn run(core: Arc<Core>, snapshots: SnapshotStore) {
         if core.raft.trigger().snapshot().await.is_err() {
             return;
         }
+    }
+}
+
+/// openraft keeps a number of entries behind a snapshot, however large they are; this keeps the disk from filling.
+async fn purge(core: &Core, covered: u64) -> Result<(), Fatal<TypeConfig>> {
+    let kept_from = core.log.first_within(LOG_BYTES_KEPT);
+    match kept_from.checked_sub(1) {
+        Some(upto) => core.raft.trigger().purge_log(upto.min(covered)).await,
+        None => Ok(()),
     }
 }

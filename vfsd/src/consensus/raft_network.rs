@@ -8,12 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt};
+use openraft::OptionalSend;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::impls::BasicNode;
 use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
 use super::entry_format::stored_entry;
@@ -25,7 +29,9 @@ use super::wire::{
     Append, AppendEntry, AppendReply, Ballot, Reply, Request, SnapshotPart, Transfer,
     TransferReply, VoteReply,
 };
-use crate::limits::{REPLICATION_TIMEOUT, SNAPSHOT_PART_BYTES, SNAPSHOT_TIMEOUT};
+use crate::limits::{
+    APPENDS_UNDER_WAY_MAX, REPLICATION_TIMEOUT, SNAPSHOT_PART_BYTES, SNAPSHOT_TIMEOUT,
+};
 use crate::transport::client::{CallError, Channel};
 
 type Rpc<T> = Result<T, RPCError<TypeConfig>>;
@@ -99,6 +105,59 @@ impl Connection {
             // A refusal is backed off from, too: nothing gets better by asking again at once.
             Err(error) => Err(unreachable(error.to_string())),
         }
+    }
+
+    async fn append(
+        &self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: &RPCOption,
+    ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
+        let stored: Vec<_> = rpc.entries.iter().map(stored_entry).collect();
+        let entries = stored
+            .iter()
+            .map(|entry| AppendEntry {
+                position: entry.position,
+                kind: entry.kind,
+                payload: &entry.payload,
+            })
+            .collect();
+        let append = Append {
+            vote: types::stored_vote(&rpc.vote),
+            previous: rpc.prev_log_id.as_ref().map(types::position),
+            entries,
+            committed: rpc.leader_commit.as_ref().map(types::position),
+            quorum: self.quorum.has(),
+        };
+        // openraft's own time for an append is that of a heartbeat, too short for a large entry and its flush.
+        let timeout = match self.purpose {
+            Purpose::Heartbeat => option.soft_ttl(),
+            _ => REPLICATION_TIMEOUT,
+        };
+        let request = Request::Append(append).encode();
+        match self.ask(request, RPCTypes::AppendEntries, timeout).await? {
+            Reply::Append(reply) => Ok(match reply {
+                AppendReply::Success => AppendEntriesResponse::Success,
+                AppendReply::Partial(position) => {
+                    AppendEntriesResponse::PartialSuccess(position.map(types::log_id))
+                }
+                AppendReply::Conflict => AppendEntriesResponse::Conflict,
+                AppendReply::HigherVote(vote) => {
+                    AppendEntriesResponse::HigherVote(types::vote(vote))
+                }
+            }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn append_of_stream(
+        &self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: &RPCOption,
+    ) -> Rpc<StreamAppendResult<TypeConfig>> {
+        let previous = rpc.prev_log_id;
+        let last = rpc.entries.last().map(|entry| entry.log_id).or(previous);
+        let response = self.append(rpc, option).await?;
+        Ok(response.into_stream_result(previous, last))
     }
 
     async fn ask_for_vote(
@@ -182,41 +241,33 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
-        let stored: Vec<_> = rpc.entries.iter().map(stored_entry).collect();
-        let entries = stored
-            .iter()
-            .map(|entry| AppendEntry {
-                position: entry.position,
-                kind: entry.kind,
-                payload: &entry.payload,
+        self.append(rpc, &option).await
+    }
+
+    /// Several requests are under way at once: an entry does not wait for the answer to the one before it, nor for that
+    /// to the news of a commit. The connection keeps their order, and answers come in the order of the requests.
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Rpc<BoxStream<'s, Rpc<StreamAppendResult<TypeConfig>>>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let this: &'s Self = self;
+        let answers = input
+            .map(move |rpc| {
+                let option = option.clone();
+                async move { this.append_of_stream(rpc, &option).await }
             })
-            .collect();
-        let append = Append {
-            vote: types::stored_vote(&rpc.vote),
-            previous: rpc.prev_log_id.as_ref().map(types::position),
-            entries,
-            committed: rpc.leader_commit.as_ref().map(types::position),
-            quorum: self.quorum.has(),
-        };
-        // openraft's own time for an append is that of a heartbeat, too short for a large entry and its flush.
-        let timeout = match self.purpose {
-            Purpose::Heartbeat => option.soft_ttl(),
-            _ => REPLICATION_TIMEOUT,
-        };
-        let request = Request::Append(append).encode();
-        match self.ask(request, RPCTypes::AppendEntries, timeout).await? {
-            Reply::Append(reply) => Ok(match reply {
-                AppendReply::Success => AppendEntriesResponse::Success,
-                AppendReply::Partial(position) => {
-                    AppendEntriesResponse::PartialSuccess(position.map(types::log_id))
-                }
-                AppendReply::Conflict => AppendEntriesResponse::Conflict,
-                AppendReply::HigherVote(vote) => {
-                    AppendEntriesResponse::HigherVote(types::vote(vote))
-                }
-            }),
-            other => Err(unexpected(&other)),
-        }
+            .buffered(APPENDS_UNDER_WAY_MAX);
+        // The first answer that is no success ends the stream: what was sent after it is void.
+        let until_failure = answers.scan(false, |ended, answer| {
+            let item = (!*ended).then_some(answer);
+            *ended = !matches!(item, Some(Ok(Ok(_))));
+            std::future::ready(item)
+        });
+        Box::pin(async move { Ok(until_failure.boxed()) })
     }
 
     async fn vote(

@@ -198,13 +198,14 @@ impl FileSystem {
         Ok(attr)
     }
 
-    /// The kernel drops references.
-    pub fn forget(&self, node: u64, count: u64) {
+    /// The kernel drops references. Returns whether it knows nothing of an inode of the tree any more.
+    pub fn forget(&self, node: u64, count: u64) -> bool {
         match Node::of(node) {
-            Node::Inode(inode) => self.lookups.forget(inode, count),
+            Node::Inode(inode) => return self.lookups.forget(inode, count),
             Node::NowVersion(number) => self.versions.forgotten(number, count),
             Node::Vfs | Node::Status | Node::Members | Node::NowDirectory(_) => {}
         }
+        false
     }
 
     /// Attributes of a node.

@@ -26,17 +26,19 @@ impl Lookups {
         *self.table.lock().counts.entry(inode).or_default() += 1;
     }
 
-    /// The kernel drops `count` references.
-    pub fn forget(&self, inode: InodeNo, count: u64) {
+    /// The kernel drops `count` references. Returns whether none is left.
+    pub fn forget(&self, inode: InodeNo, count: u64) -> bool {
         let mut table = self.table.lock();
         let Some(held) = table.counts.get_mut(&inode) else {
-            return;
+            return true;
         };
         *held = held.saturating_sub(count);
-        if *held == 0 {
-            table.counts.remove(&inode);
-            table.gone.remove(&inode);
+        if *held > 0 {
+            return false;
         }
+        table.counts.remove(&inode);
+        table.gone.remove(&inode);
+        true
     }
 
     /// Whether the kernel knows `inode`. It always knows the root.

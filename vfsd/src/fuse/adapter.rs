@@ -21,12 +21,13 @@ use super::convert::{
     BLOCK_BYTES, caller, file_attr, file_type, node_kind, rename_mode, time_set, to_errno,
 };
 use super::interrupts::Interrupts;
+use super::moving::Moving;
 use super::tickets::{REPLAY_HANDLE, Ticket, Tickets};
 use crate::fs::FileSystem;
-use crate::fs::attr::Attr;
+use crate::fs::attr::{Attr, FileKind};
 use crate::fs::errno::{Failure, FsResult};
 use crate::fs::open_flags;
-use crate::limits::{FUSE_WRITE_BYTES_MAX, NAME_LEN_BYTES_MAX};
+use crate::limits::{FUSE_WRITE_BYTES_MAX, NAME_LEN_BYTES_MAX, WRITE_TIMEOUT};
 use crate::state_machine::command::{SetAttr, XattrMode};
 use crate::state_machine::ids::{HandleId, InodeNo};
 use crate::state_machine::inode::Inode;
@@ -42,6 +43,7 @@ pub struct Adapter {
     pub(super) fs: Arc<FileSystem>,
     pub(super) tickets: Arc<Tickets>,
     pub(super) interrupts: Arc<Interrupts>,
+    pub(super) moving: Arc<Moving>,
     pub(super) runtime: tokio::runtime::Handle,
 }
 
@@ -56,6 +58,47 @@ impl Adapter {
         let (interrupts, tid) = (self.interrupts.clone(), request.pid());
         self.runtime
             .spawn(async move { answer(interrupts.run(tid, operation).await) });
+    }
+
+    /// Runs an operation that changes names in `directories`, whose locks the kernel holds until the answer.
+    fn run_in<T: Send + 'static>(
+        &self,
+        directories: Vec<u64>,
+        request: &Request,
+        operation: impl Future<Output = FsResult<T>> + Send + 'static,
+        answer: impl FnOnce(FsResult<T>) + Send + 'static,
+    ) {
+        let busy = self.moving.enter(directories);
+        self.run(request, operation, move |outcome| {
+            answer(outcome);
+            drop(busy);
+        });
+    }
+
+    /// Answers a lookup; that of a directory which another node moved may have to wait (`moving.rs`).
+    fn answer_lookup(
+        &self,
+        request: &Request,
+        parent: u64,
+        found: FsResult<Attr>,
+        reply: ReplyEntry,
+    ) {
+        let directory = match &found {
+            Ok(attr) if attr.kind == FileKind::Directory => attr.node,
+            _ => return entry(reply)(found),
+        };
+        if !self.moving.must_wait(directory, parent) {
+            self.moving.place(directory, parent);
+            return entry(reply)(found);
+        }
+        let moving = self.moving.clone();
+        let operation = async move {
+            // A request ends within the write timeout; the bound covers one that queues behind it in the kernel.
+            let _ = tokio::time::timeout(WRITE_TIMEOUT, moving.wait(directory, parent)).await;
+            moving.place(directory, parent);
+            found
+        };
+        self.run(request, operation, entry(reply));
     }
 
     fn ticket(&self, request: &Request) -> Option<Arc<Ticket>> {
@@ -173,11 +216,17 @@ impl Filesystem for Adapter {
             }
             return;
         }
-        entry(reply)(self.fs.lookup(parent.0, name));
+        let found = self.fs.lookup(parent.0, name);
+        if name == "." || name == ".." {
+            return entry(reply)(found);
+        }
+        self.answer_lookup(request, parent.0, found, reply);
     }
 
     fn forget(&self, _request: &Request, node: INodeNo, count: u64) {
-        self.fs.forget(node.0, count);
+        if self.fs.forget(node.0, count) {
+            self.moving.forget(node.0);
+        }
     }
 
     fn getattr(
@@ -265,7 +314,7 @@ impl Filesystem for Adapter {
             fs.make_node(caller, parent.0, &name, kind, mode & 0o7777)
                 .await
         };
-        self.run(request, operation, entry(reply));
+        self.run_in(vec![parent.0], request, operation, entry(reply));
     }
 
     fn mkdir(
@@ -282,7 +331,7 @@ impl Filesystem for Adapter {
         }
         let (fs, caller, name) = (self.fs.clone(), caller(request), name.to_owned());
         let operation = async move { fs.make_directory(caller, parent.0, &name, mode).await };
-        self.run(request, operation, entry(reply));
+        self.run_in(vec![parent.0], request, operation, entry(reply));
     }
 
     fn symlink(
@@ -299,7 +348,7 @@ impl Filesystem for Adapter {
         let (fs, caller, name) = (self.fs.clone(), caller(request), name.to_owned());
         let target = target.as_os_str().as_bytes().to_vec();
         let operation = async move { fs.make_symlink(caller, parent.0, &name, &target).await };
-        self.run(request, operation, entry(reply));
+        self.run_in(vec![parent.0], request, operation, entry(reply));
     }
 
     fn link(
@@ -315,7 +364,7 @@ impl Filesystem for Adapter {
         }
         let (fs, caller, name) = (self.fs.clone(), caller(request), name.to_owned());
         let operation = async move { fs.link(caller, node.0, parent.0, &name).await };
-        self.run(request, operation, entry(reply));
+        self.run_in(vec![parent.0], request, operation, entry(reply));
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -324,7 +373,7 @@ impl Filesystem for Adapter {
         }
         let (fs, caller, name) = (self.fs.clone(), caller(request), name.to_owned());
         let operation = async move { fs.unlink(caller, parent.0, &name).await };
-        self.run(request, operation, empty(reply));
+        self.run_in(vec![parent.0], request, operation, empty(reply));
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -333,7 +382,7 @@ impl Filesystem for Adapter {
         }
         let (fs, caller, name) = (self.fs.clone(), caller(request), name.to_owned());
         let operation = async move { fs.remove_directory(caller, parent.0, &name).await };
-        self.run(request, operation, empty(reply));
+        self.run_in(vec![parent.0], request, operation, empty(reply));
     }
 
     fn rename(
@@ -356,7 +405,12 @@ impl Filesystem for Adapter {
             fs.rename(caller, (parent.0, &name), (new_parent.0, &new_name), mode)
                 .await
         };
-        self.run(request, operation, empty(reply));
+        self.run_in(
+            vec![parent.0, new_parent.0],
+            request,
+            operation,
+            empty(reply),
+        );
     }
 
     fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -386,7 +440,7 @@ impl Filesystem for Adapter {
             fs.create(caller, parent.0, &name, mode & 0o7777, flags)
                 .await
         };
-        self.run(request, operation, move |made| match made {
+        self.run_in(vec![parent.0], request, operation, move |made| match made {
             Ok((attr, handle)) => {
                 let handle = FileHandle(handle.0);
                 reply.created(

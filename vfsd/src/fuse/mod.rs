@@ -6,6 +6,7 @@
 mod adapter;
 mod convert;
 mod interrupts;
+mod moving;
 mod replay;
 mod replay_queue;
 pub mod session;

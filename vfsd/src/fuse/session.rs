@@ -166,6 +166,7 @@ impl Shared {
             fs: self.fs.clone(),
             tickets: self.tickets.clone(),
             interrupts: self.interrupts.clone(),
+            moving: Arc::default(),
             runtime: self.runtime.clone(),
         };
         let mut config = fuser::Config::default();

@@ -206,6 +206,11 @@ impl AppendLog {
         self.shared.state.lock().index.appended_bytes()
     }
 
+    /// Index of the oldest of the last entries that have at most `bytes` together.
+    pub fn first_within(&self, bytes: u64) -> u64 {
+        self.shared.state.lock().index.first_within(bytes)
+    }
+
     /// Bytes that the segments take on disk.
     pub fn disk_bytes(&self) -> u64 {
         self.shared.state.lock().segments.len() as u64 * self.shared.segment_bytes

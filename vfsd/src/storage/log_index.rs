@@ -61,6 +61,20 @@ impl LogIndex {
         self.appended_bytes
     }
 
+    /// Index of the oldest of the last entries whose payloads have at most `bytes` together.
+    pub(super) fn first_within(&self, bytes: u64) -> u64 {
+        let mut left = bytes;
+        let mut first = self.next();
+        for slot in self.slots.iter().rev() {
+            match left.checked_sub(u64::from(slot.len)) {
+                Some(rest) => left = rest,
+                None => break,
+            }
+            first -= 1;
+        }
+        first
+    }
+
     fn next(&self) -> u64 {
         self.first + self.slots.len() as u64
     }
@@ -225,6 +239,16 @@ mod tests {
         let mut log = LogIndex::default();
         log.append(&entry(1, 0, 1), None);
         log.append(&entry(1, 2, 1), None);
+    }
+
+    #[test]
+    fn the_last_entries_are_counted_from_the_end() {
+        let mut log = LogIndex::default();
+        (5..10).for_each(|index| log.append(&entry(1, index, 10), None));
+        let firsts: Vec<_> = [0, 9, 10, 25, 1_000]
+            .map(|bytes| log.first_within(bytes))
+            .into();
+        assert_eq!(firsts, [10, 10, 9, 8, 5]);
     }
 
     #[test]

@@ -133,7 +133,7 @@ impl Channel {
 }
 
 /// The system's own words without "os error N".
-fn reason(error: &io::Error) -> String {
+pub(super) fn reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused".into(),
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {

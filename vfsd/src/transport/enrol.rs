@@ -11,7 +11,7 @@ use rustls_pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 use tokio_util::codec::Framed;
 
-use super::client::connect_as;
+use super::client::{connect_as, reason};
 use super::frame::{Frame, FrameKind, codec};
 use super::identity::ANY_NODE;
 use super::tls::{TlsError, enrol_client};
@@ -66,13 +66,12 @@ pub type EnrolReply = Result<Enrolled, EnrolRefusal>;
 #[derive(Debug, thiserror::Error)]
 pub enum EnrolError {
     /// No connection.
-    #[error("cannot reach {peer}")]
+    #[error("cannot reach {peer}: {reason}")]
     Unreachable {
         /// The address.
         peer: String,
         /// What the system said.
-        #[source]
-        source: io::Error,
+        reason: String,
     },
     /// The server's authority is not the one that the token names.
     #[error("the join token is for another cluster than the one at {0}")]
@@ -110,7 +109,7 @@ pub async fn enrol(
     let frame = answered.unwrap_or_else(|_| {
         Err(EnrolError::Unreachable {
             peer: peer.to_owned(),
-            source: io::ErrorKind::TimedOut.into(),
+            reason: reason(&io::ErrorKind::TimedOut.into()),
         })
     })?;
     let frame = Frame::decode(frame).map_err(|error| bad(error.to_string()))?;
@@ -123,9 +122,9 @@ pub async fn enrol(
 }
 
 async fn ask(peer: &str, ca_digest: [u8; 32], request: &EnrolRequest) -> Result<Bytes, EnrolError> {
-    let unreachable = |source: io::Error| EnrolError::Unreachable {
+    let unreachable = |error: io::Error| EnrolError::Unreachable {
         peer: peer.to_owned(),
-        source,
+        reason: reason(&error),
     };
     let tls = Arc::new(enrol_client(ca_digest)?);
     let name =
