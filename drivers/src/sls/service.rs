@@ -186,7 +186,7 @@ impl State for ServiceDead {
 
     fn check(&self, host: &dyn Host) -> Result<Check, DriverError> {
         let status = unit::status(host, &self.unit)?;
-        if matches!(status.active.as_str(), "inactive" | "failed" | "") {
+        if !status.is_up() {
             return Ok(Check::InDesiredState);
         }
         Ok(Check::Drifted(vec![change(

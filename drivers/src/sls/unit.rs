@@ -46,6 +46,11 @@ impl UnitStatus {
     pub fn is_active(&self) -> bool {
         matches!(self.active.as_str(), "active" | "reloading")
     }
+
+    /// Whether any process of the service may be there: it runs, or is on its way up or down.
+    pub fn is_up(&self) -> bool {
+        !matches!(self.active.as_str(), "inactive" | "failed" | "")
+    }
 }
 
 /// Where unit files of administrators and of ours lie.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::conf;
 use super::facts::{Data, Facts, Note, Package, Server};
 use super::layout::{Layout, MARKER, Place, note_path};
-use super::params::check;
+use super::params::{check, is_version};
 use super::sql;
 use crate::driver::{Observation, Scope};
 use crate::error::DriverError;
@@ -28,11 +28,8 @@ pub fn package_name(major: u32) -> String {
 pub fn observe(host: &dyn Host, scope: &Scope) -> Result<Observation, DriverError> {
     let host = &ReadOnlyHost::new(host);
     let note = read_note(host, &scope.uid)?;
-    let wished = scope
-        .wish
-        .as_ref()
-        .and_then(|wish| check(wish).ok())
-        .map(|checked| checked.place(&scope.uid));
+    let checked = scope.wish.as_ref().and_then(|wish| check(wish).ok());
+    let wished = checked.as_ref().map(|checked| checked.place(&scope.uid));
     let Some(place) = place(note.as_ref(), wished.as_ref()) else {
         return Ok(Observation {
             facts: json!(Facts::default()),
@@ -44,7 +41,10 @@ pub fn observe(host: &dyn Host, scope: &Scope) -> Result<Observation, DriverErro
         note,
         ..files(host, &layout)?
     };
-    facts.package = package(host, layout.place.major)?;
+    let version = checked
+        .as_ref()
+        .map(|checked| checked.params.version.as_str());
+    facts.package = package(host, layout.place.major, version)?;
     let mut measures = Value::Null;
     let running_port = if facts.is_running {
         sql::running_port(host, &layout)?
@@ -108,7 +108,7 @@ fn files(host: &dyn Host, layout: &Layout) -> Result<Facts, DriverError> {
         hba_digest: text(&layout.hba())?.map(|bytes| digest(&bytes)),
         unit_digest: text(&unit::unit_path(&unit))?.map(|bytes| digest(&bytes)),
         has_passfile: host.metadata(&layout.passfile())?.is_some(),
-        is_running: unit::status(host, &unit)?.is_active(),
+        is_running: unit::status(host, &unit)?.is_up(),
         has_loaded: service::has_loaded(host, &unit, &layout.loaded_files())?,
         ..Facts::default()
     })
@@ -185,15 +185,27 @@ pub fn system_identifier(host: &dyn Host, directory: &Path) -> Result<Option<Str
         .map(|bytes| u64::from_ne_bytes(*bytes).to_string()))
 }
 
-fn package(host: &dyn Host, major: u32) -> Result<Package, DriverError> {
+/// Asks for the repositories' versions only if the installed one is not as wished: the lists are large, and what they
+/// offer tomorrow is no change of this deployment.
+fn package(host: &dyn Host, major: u32, wanted: Option<&str>) -> Result<Package, DriverError> {
     let name = package_name(major);
     let installed = package::installed(host, &[&name])?
         .remove(&name)
-        .filter(|package| package.is_configured);
+        .filter(|package| package.is_configured)
+        .map(|package| package.version);
+    let is_right = installed
+        .as_deref()
+        .is_some_and(|version| wanted.is_none_or(|wanted| is_version(wanted, version)));
+    if is_right {
+        return Ok(Package {
+            installed,
+            ..Package::default()
+        });
+    }
     let policy = package::policy(host, &name)?;
     let names = package::search_names(host, "^postgresql-[0-9]+$")?;
     Ok(Package {
-        installed: installed.map(|package| package.version),
+        installed,
         candidate: policy.candidate,
         versions: policy.versions,
         majors: names

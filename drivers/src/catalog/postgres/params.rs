@@ -116,6 +116,12 @@ impl Checked {
     }
 }
 
+/// Whether Debian version `version` of the server is what `wanted` ("15", "15.18", or all of it) asks for.
+pub fn is_version(wanted: &str, version: &str) -> bool {
+    let rest = version.strip_prefix(wanted);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '+', '~', '.']))
+}
+
 /// The JSON Schema of `params`, with each configuration parameter as a field of its own.
 pub fn schema() -> &'static Value {
     static SCHEMA: LazyLock<Value> = LazyLock::new(make_schema);
@@ -437,6 +443,17 @@ mod tests {
                 BTreeMap::from([("max_connections".to_owned(), "300".to_owned())])
             );
         }
+    }
+
+    #[test]
+    fn a_version_stands_for_all_that_begin_with_it() {
+        let debian = "15.18-0+deb12u1";
+        assert!(
+            is_version("15", debian) && is_version("15.18", debian) && is_version(debian, debian)
+        );
+        assert!(
+            !is_version("15.1", debian) && !is_version("1", debian) && !is_version("16", debian)
+        );
     }
 
     #[test]
