@@ -1,7 +1,9 @@
 //! A test cluster with the filesystem mounted on every node, and agents where a test asks for them.
 //!
-//! Invariant: when a test fails, the ends of the daemons' journals are printed with it.
+//! Invariant: the daemons' journals outlive their nodes: `target/system-tests/<test>/<node>.log` holds those of a test's
+//! last run.
 
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -68,18 +70,31 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
-            return;
+        if let Err(error) = self.keep_journals() {
+            eprintln!("the journals are lost: {error:#}");
         }
+    }
+}
+
+/// What is worth keeping of a node: the daemons' journals, and the record as the node reads it.
+const KEPT: &str = "journalctl --no-pager -o short-precise -u vfsd -u dsm-agent
+                    timeout 5 tail -n +1 /vfs/run/*/*/status.txt /vfs/run/*/*/log/*/*.jsonl 2>&1
+                    exit 0";
+
+impl Mounted {
+    fn keep_journals(&self) -> Result<()> {
+        let thread = std::thread::current();
+        let build = Product::of_this_build()?.build;
+        let target = build.parent().context("the build folder has no parent")?;
+        let folder = target
+            .join("system-tests")
+            .join(thread.name().unwrap_or("unnamed"));
+        fs::create_dir_all(&folder)?;
         for node in &self.nodes {
-            let journal =
-                node.sh("journalctl --no-pager -o short-precise -n 40 -u vfsd -u dsm-agent");
-            eprintln!(
-                "--- {}\n{}",
-                node.name(),
-                journal.unwrap_or_else(|error| format!("{error:#}"))
-            );
+            let kept = node.sh(KEPT).unwrap_or_else(|error| format!("{error:#}"));
+            fs::write(folder.join(format!("{}.log", node.name())), kept)?;
         }
+        Ok(())
     }
 }
 

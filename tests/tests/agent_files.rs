@@ -163,7 +163,7 @@ fn many_saves_within_a_second_end_in_the_last() -> Result<()> {
     let mounted = Mounted::boot_with_agents(3)?;
     let [n1, n2, n3] = mounted.three()?;
     let deployment = Deployment::new(NAME);
-    let document = wish(&["n1", "n2", "n3"], "NUMBER\n").to_string();
+    let document = wish(&["n1", "n2", "n3"], "NUMBER").to_string();
     let script = format!(
         "for i in $(seq 50); do echo '{document}' | sed s/NUMBER/$i/ > /vfs/mid/motd.json; done"
     );
@@ -171,7 +171,7 @@ fn many_saves_within_a_second_end_in_the_last() -> Result<()> {
     wait_until("the last save to be everywhere", FILE_MAX, || {
         let mut all = true;
         for node in [n1, n2, n3] {
-            all &= node.run(&["cat", TARGET])?.stdout_text() == "50\n";
+            all &= node.run(&["cat", TARGET])?.stdout_text() == "50";
         }
         Ok(all)
     })?;
