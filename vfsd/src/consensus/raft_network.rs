@@ -156,8 +156,14 @@ impl Connection {
     ) -> Rpc<StreamAppendResult<TypeConfig>> {
         let previous = rpc.prev_log_id;
         let last = rpc.entries.last().map(|entry| entry.log_id).or(previous);
-        let response = self.append(rpc, option).await?;
-        Ok(response.into_stream_result(previous, last))
+        match self.append(rpc, option).await? {
+            // What follows in the stream would leave a hole; the stream begins anew after the error.
+            AppendEntriesResponse::PartialSuccess(id) if id != last => {
+                let reason = "the peer took only a part of the entries";
+                Err(RPCError::Unreachable(Unreachable::from_string(reason)))
+            }
+            response => Ok(response.into_stream_result(previous, last)),
+        }
     }
 
     async fn ask_for_vote(
