@@ -18,9 +18,11 @@ use crate::consensus::node::{Node, NodeSettings};
 use crate::fs::FileSystem;
 use crate::fuse::session::Mount;
 use crate::limits::{
-    HEARTBEAT_INTERVAL, PEERS_SAVE_EVERY, UNSAVED_RETRY_EVERY, WATCHDOG_ANSWER_MAX, WRITE_TIMEOUT,
+    DATA_DIR_WAIT_MAX, HEARTBEAT_INTERVAL, PEERS_SAVE_EVERY, UNSAVED_RETRY_EVERY,
+    WATCHDOG_ANSWER_MAX, WRITE_TIMEOUT,
 };
 use crate::state_machine::ids::NodeId;
+use crate::storage::StorageError;
 use crate::storage::data_dir::DataDir;
 
 /// Where the daemon finds and puts things.
@@ -64,7 +66,7 @@ pub fn node_settings(
 /// # Errors
 /// If a part cannot be started.
 pub async fn run(paths: DaemonPaths) -> anyhow::Result<()> {
-    let data = DataDir::open(&paths.data_dir)?;
+    let data = open_data_dir(&paths.data_dir).await?;
     let config = NodeConfig::load(&data.config_file())?;
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -125,6 +127,19 @@ pub async fn run(paths: DaemonPaths) -> anyhow::Result<()> {
     match failure {
         None => Ok(()),
         Some(reason) => bail!("consensus has stopped: {reason}"),
+    }
+}
+
+/// Opens the data directory; a daemon that was just killed may need a moment until the kernel has taken it apart.
+async fn open_data_dir(root: &Path) -> Result<DataDir, StorageError> {
+    let deadline = tokio::time::Instant::now() + DATA_DIR_WAIT_MAX;
+    loop {
+        match DataDir::open(root) {
+            Err(StorageError::InUse(_)) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(HEARTBEAT_INTERVAL).await;
+            }
+            opened => return opened,
+        }
     }
 }
 

@@ -167,6 +167,8 @@ pub const FUSE_THREADS: usize = 2;
 pub const MOUNT_CHECK_EVERY_MS: u16 = 1_000;
 /// What an entry holds besides content: names, attributes, numbers.
 pub const ENTRY_OVERHEAD_MAX: usize = 256 * 1024;
+/// How long a starting daemon waits for the end of the one before.
+pub const DATA_DIR_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How often the addresses of the members are compared with those on disk.
 pub const PEERS_SAVE_EVERY: Duration = Duration::from_secs(10);
 /// The consensus loop answers within this time, or the watchdog is not fed.
