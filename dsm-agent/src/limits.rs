@@ -62,6 +62,9 @@ pub const PLANNER_RANK_DELAY: Duration = Duration::from_millis(60);
 /// Delay before a failed observation is tried again.
 pub const OBSERVE_RETRY: Duration = Duration::from_secs(2);
 
+/// How often a deployment that runs, but not as it should, is looked at: a standby that comes back is seen at once.
+pub const OBSERVE_DEGRADED: Duration = Duration::from_secs(2);
+
 /// Delay before a lock that another node held is tried again although no event came.
 pub const LOCK_RETRY: Duration = Duration::from_secs(1);
 

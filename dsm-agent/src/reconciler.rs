@@ -15,7 +15,7 @@ use crate::engine::action::{Action, TimerKey};
 use crate::engine::core::Engine;
 use crate::engine::event::Event;
 use crate::engine::id::{DeploymentId, FileKind, classify};
-use crate::engine::record::Status;
+use crate::engine::record::{Phase, Status};
 use crate::engine::view::{ClusterView, View, WishFile};
 use crate::host::executor::Executor;
 use crate::limits::ROUNDS_A_PASS_MAX;
@@ -249,6 +249,8 @@ impl Reconciler {
     /// Writes a status; the engine hands it out again if the tree refuses.
     pub fn write_status(&self, status: &Status) -> PassEnd {
         match self.performer.write_status(status, &clock::now()) {
+            // Own writes of the status wake nobody; the planner of what is gone waits for this one.
+            Ok(()) if status.phase == Phase::Removed => PassEnd::Again,
             Ok(()) => PassEnd::Quiet,
             Err(error) => {
                 let actions = vec![Action::WriteStatus(Box::new(status.clone()))];

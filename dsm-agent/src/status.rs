@@ -203,6 +203,7 @@ mod tests {
             phase,
             since: String::new(),
             generation: Generation(1),
+            revision: 1,
             steps_done: 2,
             steps_total: 4,
             nodes: vec![node("n1", "primary"), node("n2", "standby")],

@@ -121,15 +121,8 @@ pub(crate) fn current(place: &Place, id: &DeploymentId) -> Result<Status, Compla
             )
         });
     };
-    let record = place.store.wish_record(id).ok().flatten();
-    let digest = document
-        .desired
-        .as_ref()
-        .ok()
-        .map(|desired| desired.spec.digest());
-    let is_taken_up = record.is_some_and(|record| Some(record.digest) == digest);
     match recorded {
-        Some(status) if is_taken_up || status.phase == Phase::Blocked => Ok(status),
+        Some(status) if status.revision == document.revision => Ok(status),
         before => Ok(pending(id, before)),
     }
 }
@@ -141,6 +134,7 @@ fn pending(id: &DeploymentId, before: Option<Status>) -> Status {
         phase: Phase::Pending,
         since: String::new(),
         generation: crate::engine::id::Generation(0),
+        revision: 0,
         steps_done: 0,
         steps_total: 0,
         nodes: Vec::new(),

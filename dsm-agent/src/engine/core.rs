@@ -45,6 +45,9 @@ impl Engine {
                 let machine = self.machine(&deployment);
                 if lock == PLANNER_LOCK {
                     machine.planner = Some(fence);
+                    // Another planner may have said something else meanwhile.
+                    machine.status = None;
+                    machine.outputs = None;
                 } else {
                     machine.held.insert(lock, fence);
                 }

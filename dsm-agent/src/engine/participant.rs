@@ -4,6 +4,7 @@
 //! step needs has succeeded; after a start of the agent nothing runs before this node was observed once.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use drivers::driver::{Disruption, Step, StepId};
 use serde_json::Value;
@@ -17,7 +18,7 @@ use super::machine::Running;
 use super::pass::Pass;
 use super::record::{Claimant, FORMAT, Observed, Outcome, PlannedStep, Trouble, WishRecord};
 use super::view::GenerationView;
-use crate::limits::OBSERVE_RETRY;
+use crate::limits::{OBSERVE_DEGRADED, OBSERVE_RETRY};
 
 impl Pass<'_> {
     /// Appends what is known of own steps and not in the log yet.
@@ -178,7 +179,11 @@ impl Pass<'_> {
         let before = self.view.observed.get(self.node);
         let fresh = before.is_some_and(|seen| self.is_fresh(self.node, &seen.answers, &wanted));
         let troubled = before.is_some_and(|seen| seen.trouble.is_some());
-        let retry = troubled && self.is_observe_due();
+        let retry = match (troubled, wanted.closed && fresh && self.is_unwell(record)) {
+            (true, _) => self.is_observe_due(OBSERVE_RETRY),
+            (false, true) => self.is_observe_due(OBSERVE_DEGRADED),
+            (false, false) => false,
+        };
         let due = !self.machine.observed_once
             || retry
             || (wanted.closed && (self.machine.observe_again || !fresh))
@@ -195,13 +200,22 @@ impl Pass<'_> {
         });
     }
 
-    fn is_observe_due(&mut self) -> bool {
+    fn is_observe_due(&mut self, after: Duration) -> bool {
         let key = TimerKey::Observe(self.view.id.clone());
         if self.machine.take_over(&key) {
             return true;
         }
-        self.set_timer(key, OBSERVE_RETRY);
+        self.set_timer(key, after);
         false
+    }
+
+    /// Whether the driver finds fault with what runs although nothing is to do.
+    fn is_unwell(&self, record: &WishRecord) -> bool {
+        if Self::is_removing(record) {
+            return false;
+        }
+        let (present, _) = self.split_presence(&self.participants(record));
+        !self.health(record, &present).degraded.is_empty()
     }
 
     /// Whether the planner waits for an observation of the open generation: all its steps are done.

@@ -13,7 +13,7 @@ use super::digest::sha256_hex;
 use super::driver_port::DriverPort;
 use super::id::Generation;
 use super::machine::{Machine, Timer};
-use super::record::{Answers, Outcome, Trouble, WishRecord};
+use super::record::{Answers, Outcome, Phase, Trouble, WishRecord};
 use super::view::{ClusterView, GenerationView, LockView, View, WishFile};
 use crate::limits::{LOCK_RETRY, PLANNER_RANK_DELAY};
 
@@ -201,8 +201,7 @@ impl<'a> Pass<'a> {
 
     /// Lets the lock go once people were told that the deployment is gone.
     fn release_when_gone(&mut self) {
-        let told = self.machine.status.as_ref();
-        if told.is_none_or(|status| status.phase != super::record::Phase::Removed) {
+        if self.view.told != Some(Phase::Removed) {
             return;
         }
         self.machine.planner = None;
@@ -224,7 +223,8 @@ impl<'a> Pass<'a> {
         let nothing_wished = matches!(self.view.wish, WishFile::Absent | WishFile::Emptied);
         let nothing_known = self.view.record.is_none() && self.view.generation.is_none();
         let nothing = nothing_wished && nothing_known;
-        !nothing && !self.is_gone()
+        let settled = self.is_gone() && self.view.told == Some(Phase::Removed);
+        !nothing && !settled
     }
 
     /// This node's place among those that may plan: those that take part and have presence, else all that have.

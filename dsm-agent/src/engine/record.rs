@@ -522,6 +522,9 @@ pub struct Status {
     pub since: String,
     /// The newest generation, 0 when there is none.
     pub generation: Generation,
+    /// Revision of the wish file that this status answers to, 0 when there is none.
+    #[serde(default)]
+    pub revision: u64,
     /// Steps of it that are done.
     pub steps_done: u64,
     /// Its steps.

@@ -27,6 +27,10 @@ impl Pass<'_> {
         if let Some((successor, adopted)) = self.view.successor.clone() {
             self.machine.absence = Absence::None;
             if !adopted {
+                // Its record is not watched from here.
+                let key = TimerKey::Removal(self.view.id.clone());
+                self.machine.take_over(&key);
+                self.set_timer(key, LOCK_RETRY);
                 let reason =
                     format!("the wish is now called {successor}, which has not adopted it yet");
                 self.faults

@@ -12,7 +12,7 @@ use super::id::DeploymentId;
 use super::log::StepState;
 use super::pass::Pass;
 use super::record::{FORMAT, NodeStatus, Outcome, Phase, Status, Trouble, WishRecord};
-use super::view::GenerationView;
+use super::view::{GenerationView, WishFile};
 
 /// Where the planner found the deployment.
 #[derive(Debug, Clone, PartialEq)]
@@ -122,6 +122,10 @@ impl Pass<'_> {
             phase,
             since: String::new(),
             generation: self.generation_number(),
+            revision: match &self.view.wish {
+                WishFile::Present(document) => document.revision,
+                _ => 0,
+            },
             steps_done: nodes.iter().map(|node| node.done).sum(),
             steps_total: nodes.iter().map(|node| node.total).sum(),
             waiting_on: waiting_on.map(|trouble| trouble.reason.clone()).collect(),

@@ -8,7 +8,7 @@ use super::desired::Desired;
 use super::id::{DeploymentId, Generation};
 use super::log::{NodeLog, StepState, StepTrace};
 use super::record::{
-    Claims, GenerationResult, Intent, Observed, PlanRecord, Request, Trouble, WishRecord,
+    Claims, GenerationResult, Intent, Observed, Phase, PlanRecord, Request, Trouble, WishRecord,
 };
 
 /// What an agent knows of the cluster as a whole.
@@ -103,6 +103,8 @@ pub struct View {
     pub adoptable: Option<WishRecordOf>,
     /// The file that has the recorded inode now, and whether its record took this one over.
     pub successor: Option<(DeploymentId, bool)>,
+    /// What people were told last; read only when the deployment is to go.
+    pub told: Option<Phase>,
     /// Records that cannot be read.
     pub broken: Vec<Trouble>,
 }

@@ -19,7 +19,7 @@ use crate::engine::id::{DeploymentId, FileKind, Generation, classify};
 use crate::engine::log::NodeLog;
 use crate::engine::record::{
     Claims, FORMAT, FormatHead, GenerationResult, Intent, NodeRecord, Observed, PlanRecord,
-    Request, SealedSecret, Trouble, WishRecord,
+    Request, SealedSecret, Status, Trouble, WishRecord,
 };
 use crate::engine::view::{
     ClusterView, GenerationView, View, WishDocument, WishFile, WishRecordOf,
@@ -86,8 +86,16 @@ impl RunStore {
             (WishFile::Absent, Some(record)) => self.successor(id, record.inode, index)?,
             _ => None,
         };
+        let told = match &record {
+            Some(record) if record.removal.is_some() => {
+                let status: Option<Status> = self.json(&paths::status_json(id)).unwrap_or(None);
+                status.map(|status| status.phase)
+            }
+            _ => None,
+        };
         Ok(View {
             id: id.clone(),
+            told,
             round,
             now,
             wish,
