@@ -205,12 +205,12 @@ impl Nodes {
             "--net",
             "--pid",
             "--root",
-            "--wd=/",
         ]);
         if !node.is_small {
             command.args(["--uts", "--ipc", "--cgroup"]);
         }
         command
+            .args(["env", "--chdir=/"])
             .args(argv)
             .stdin(Stdio::null())
             .output()

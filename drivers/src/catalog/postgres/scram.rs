@@ -31,8 +31,8 @@ pub fn is_verifier_of(verifier: &str, password: &str) -> bool {
 
 fn encode(password: &str, salt: &[u8], iterations: u32) -> String {
     let salted = salted_password(password.as_bytes(), salt, iterations);
-    let stored_key = Sha256::digest(hmac(&salted, b"Client Key"));
-    let server_key = hmac(&salted, b"Server Key");
+    let stored_key = Sha256::digest(Hmac::new(&salted).sign(&[b"Client Key"]));
+    let server_key = Hmac::new(&salted).sign(&[b"Server Key"]);
     let [salt, stored_key, server_key] =
         [salt, &stored_key, &server_key].map(|bytes| STANDARD.encode(bytes));
     format!("SCRAM-SHA-256${iterations}:{salt}${stored_key}:{server_key}")
@@ -40,10 +40,11 @@ fn encode(password: &str, salt: &[u8], iterations: u32) -> String {
 
 /// PBKDF2 with one block, the function Hi() of RFC 5802.
 fn salted_password(password: &[u8], salt: &[u8], iterations: u32) -> [u8; 32] {
-    let mut block = hmac(password, &[salt, &1_u32.to_be_bytes()].concat());
+    let key = Hmac::new(password);
+    let mut block = key.sign(&[salt, &1_u32.to_be_bytes()]);
     let mut salted = block;
     for _ in 1..iterations {
-        block = hmac(password, &block);
+        block = key.sign(&[&block]);
         salted
             .iter_mut()
             .zip(block)
@@ -52,23 +53,36 @@ fn salted_password(password: &[u8], salt: &[u8], iterations: u32) -> [u8; 32] {
     salted
 }
 
-/// HMAC-SHA-256 (RFC 2104).
-fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
-    let mut padded = [0_u8; 64];
-    if key.len() > padded.len() {
-        padded[..32].copy_from_slice(&Sha256::digest(key));
-    } else {
-        padded[..key.len()].copy_from_slice(key);
+/// HMAC-SHA-256 (RFC 2104), with the key absorbed once for many messages.
+struct Hmac {
+    inner: Sha256,
+    outer: Sha256,
+}
+
+impl Hmac {
+    fn new(key: &[u8]) -> Self {
+        let mut padded = [0_u8; 64];
+        if key.len() > padded.len() {
+            padded[..32].copy_from_slice(&Sha256::digest(key));
+        } else {
+            padded[..key.len()].copy_from_slice(key);
+        }
+        let absorb = |mask: u8| Sha256::new().chain_update(padded.map(|byte| byte ^ mask));
+        Self {
+            inner: absorb(0x36),
+            outer: absorb(0x5c),
+        }
     }
-    let inner = Sha256::new()
-        .chain_update(padded.map(|byte| byte ^ 0x36))
-        .chain_update(message)
-        .finalize();
-    Sha256::new()
-        .chain_update(padded.map(|byte| byte ^ 0x5c))
-        .chain_update(inner)
-        .finalize()
-        .into()
+
+    fn sign(&self, message: &[&[u8]]) -> [u8; 32] {
+        let mut inner = self.inner.clone();
+        message.iter().for_each(|part| inner.update(part));
+        self.outer
+            .clone()
+            .chain_update(inner.finalize())
+            .finalize()
+            .into()
+    }
 }
 
 #[cfg(test)]
@@ -83,7 +97,7 @@ mod tests {
         let server_key = STANDARD.decode(text.rsplit(':').next().unwrap()).unwrap();
         let exchange = "n=user,r=rOprNGfwEbeRWgbNEkqO,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
                         s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096,c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
-        let signature = STANDARD.encode(hmac(&server_key, exchange.as_bytes()));
+        let signature = STANDARD.encode(Hmac::new(&server_key).sign(&[exchange.as_bytes()]));
         assert_eq!(signature, "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
     }
 
