@@ -92,6 +92,7 @@ fn wait_for_number(writer: &Background, wanted: u64) -> Result<u64> {
         newest = writer.last_line().map_or(Ok(newest), |line| line.parse())?;
         Ok((newest >= wanted).then_some(newest))
     })
+    .with_context(|| format!("the newest save is {newest}"))
 }
 
 #[test]
