@@ -1,7 +1,7 @@
 //! A test cluster with the filesystem mounted on every node, and agents where a test asks for them.
 //!
-//! Invariant: the daemons' journals outlive their nodes: `target/system-tests/<test>/<node>.log` holds those of a test's
-//! last run.
+//! Invariant: the daemons' journals outlive their nodes: `target/system-tests/<test>/<node>.log` holds those of the
+//! test's last run.
 
 use std::fs;
 use std::time::Duration;

@@ -61,6 +61,19 @@ const ARROWS: &[(&str, &str, &[&str])] = &[
     ("dsm-agent", "main", &["*"]),
     ("dsm-agent", "lib", &["*"]),
     ("dsm-agent", "agent", &["*"]),
+    (
+        "dsm-agent",
+        "reconciler",
+        &[
+            "engine",
+            "mount",
+            "host",
+            "clock",
+            "status",
+            "config",
+            "failpoint",
+        ],
+    ),
     ("dsm-agent", "cli", &["*"]),
     ("dsm-agent", "clock", &[]),
     ("dsm-agent", "config", &["clock"]),
@@ -454,21 +467,19 @@ fn only_tests_unwrap() -> Result<()> {
 #[test]
 fn tests_wait_for_conditions_and_never_sleep() -> Result<()> {
     let mut found = Violations::default();
-    for file in rust_files()?
-        .into_iter()
-        .filter(|file| file.path != "tests/src/wait.rs")
-    {
-        for (number, line) in file
-            .lines
-            .iter()
-            .enumerate()
-            .filter(|(_, line)| line.is_test)
-        {
+    for file in rust_files()? {
+        let mut function = "";
+        for (number, line) in file.lines.iter().enumerate() {
+            if let Some((_, name)) = line.code().split_once("fn ") {
+                function = name;
+            }
+            // A function that waits for a condition looks at it again and again.
+            let may_sleep = !line.is_test || function.starts_with("wait");
             let call = concat!("sle", "ep(");
-            if ["thread::", "time::"]
+            let sleeps = ["thread::", "time::"]
                 .iter()
-                .any(|path| line.code().contains(&format!("{path}{call}")))
-            {
+                .any(|path| line.code().contains(&format!("{path}{call}")));
+            if sleeps && !may_sleep {
                 found.add(
                     &file,
                     number + 1,

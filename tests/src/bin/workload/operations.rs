@@ -1,8 +1,8 @@
 //! Random operations on a few names of one folder, from a seed.
 //!
-//! No appends: the notice that raises their IN_CLOSE_WRITE elsewhere is not waited for, so what follows may overtake it.
-//! No hard links: a write through one name is told under that name alone where it is made, and under all of them on
-//! the other nodes.
+//! No appends: the notice that raises their IN_CLOSE_WRITE elsewhere is not waited for, so what follows may overtake
+//! it. No hard links: a write through one name is told under that name alone where it is made, and under all of them
+//! on the other nodes.
 //!
 //! Invariants: only names that begin with the given prefix are touched, so several operators never meet on an object;
 //! an operation that its own earlier ones made impossible is skipped, and every other failure is an error.
