@@ -1,5 +1,5 @@
-//! A three-member etcd on the same disk, through its HTTP gateway with a kept connection. Left out, and said so, where the
-//! program is not installed.
+//! A three-member etcd on the same disk, through its HTTP gateway with a kept connection. Left out, and said so,
+//! where the program is not installed.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -161,10 +161,8 @@ impl Client {
             base64(key.as_bytes()),
             base64(&SAVE)
         );
-        let request = format!(
-            "POST /v3/kv/put HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
+        let head = "POST /v3/kv/put HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
+        let request = format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         self.stream.get_mut().write_all(request.as_bytes())?;
         let mut status = String::new();
         self.stream.read_line(&mut status)?;

@@ -1,8 +1,8 @@
 //! How fast a save is, as ratios to what the same machine does in the same run.
 //!
 //! Baselines beside the three-node cluster: a save on local ext4, a put into a three-member etcd (when its program is
-//! installed), a raw round of our own Raft, log and TLS without a filesystem, and a filesystem of FUSE alone. Nothing in
-//! here passes or fails: absolute numbers drift from machine to machine and from hour to hour.
+//! installed), a raw round of our own Raft, log and TLS without a filesystem, and a filesystem of FUSE alone. Nothing
+//! in here passes or fails: absolute numbers drift from machine to machine and from hour to hour.
 
 mod cluster;
 mod etcd;

@@ -1,8 +1,9 @@
 //! Directories that another node moved while this kernel still has them at their old place.
 //!
-//! The kernel keeps one place for a directory. When a lookup finds it under another parent, it moves its entry there, and
-//! for that it needs the old parent's lock; while a user's create or removal in the old parent waits for a majority, that
-//! lock is taken, and the kernel answers the lookup with ESTALE. So such a lookup is answered when the request is done.
+//! The kernel keeps one place for a directory. When a lookup finds it under another parent, it moves its entry there,
+//! and for that it needs the old parent's lock; while a user's create or removal in the old parent waits for a
+//! majority, that lock is taken, and the kernel answers the lookup with ESTALE. So such a lookup is answered when the
+//! request is done.
 
 use std::collections::HashMap;
 use std::sync::Arc;
