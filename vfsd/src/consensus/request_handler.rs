@@ -394,3 +394,54 @@ fn gather(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::record::Vote;
+
+    fn part(index: u64, offset: u64, data: &[u8]) -> SnapshotPart<'_> {
+        let head = SnapshotHead {
+            last: Some(Position { term: 1, index }),
+            membership: Default::default(),
+        };
+        SnapshotPart {
+            vote: Vote {
+                term: 1,
+                node: 1,
+                committed: true,
+            },
+            head,
+            total: 6,
+            offset,
+            data,
+        }
+    }
+
+    #[test]
+    fn parts_of_a_snapshot_are_joined_in_order() {
+        let mut incoming = HashMap::new();
+        assert_eq!(gather(&mut incoming, 1, &part(9, 0, b"abc")), Ok(None));
+        let whole = gather(&mut incoming, 1, &part(9, 3, b"def"));
+        assert_eq!(whole, Ok(Some(b"abcdef".to_vec())));
+        assert!(incoming.is_empty());
+    }
+
+    #[test]
+    fn a_part_that_does_not_follow_is_refused_and_a_first_one_begins_anew() {
+        let mut incoming = HashMap::new();
+        assert!(gather(&mut incoming, 1, &part(9, 3, b"def")).is_err());
+        gather(&mut incoming, 1, &part(9, 0, b"abc")).unwrap();
+        assert!(
+            gather(&mut incoming, 1, &part(10, 3, b"def")).is_err(),
+            "of another snapshot"
+        );
+        assert!(
+            gather(&mut incoming, 2, &part(9, 3, b"def")).is_err(),
+            "of another sender"
+        );
+        gather(&mut incoming, 1, &part(10, 0, b"xyz")).unwrap();
+        assert!(gather(&mut incoming, 1, &part(10, 3, b"too long")).is_err());
+        assert!(incoming.is_empty());
+    }
+}
