@@ -5,8 +5,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod events;
+mod locks;
 mod shared_log;
 mod shell;
+mod writing;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Consensus as one lock: several nodes' filesystems over one state machine, in one process. It tests what lies between
 //! the kernel and the proposer port; the real log is tested by the cluster tests.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use vfsd::fs::FileSystem;
@@ -19,7 +19,9 @@ pub struct SharedLog {
     log: Mutex<StateMachine>,
     published: RwLock<Arc<StateMachine>>,
     sinks: Mutex<Vec<Arc<FileSystem>>>,
-    quorum: std::sync::atomic::AtomicBool,
+    quorum: AtomicBool,
+    stalls: AtomicBool,
+    stalled: AtomicBool,
 }
 
 impl SharedLog {
@@ -30,12 +32,24 @@ impl SharedLog {
             log: Mutex::new(state),
             sinks: Mutex::default(),
             quorum: true.into(),
+            stalls: false.into(),
+            stalled: false.into(),
         })
     }
 
     /// Lets proposals through, or refuses them as a node without majority does.
     pub fn set_quorum(&self, quorum: bool) {
         self.quorum.store(quorum, Ordering::SeqCst);
+    }
+
+    /// From now on proposals are never answered, as when the majority is lost while they are under way.
+    pub fn stall(&self) {
+        self.stalls.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether a proposal has come since.
+    pub fn has_stalled(&self) -> bool {
+        self.stalled.load(Ordering::SeqCst)
     }
 
     pub fn state(&self) -> Arc<StateMachine> {
@@ -123,6 +137,10 @@ impl Proposer for TestNode {
     fn propose(&self, proposal: Proposal) -> ProposerFuture<Result<Committed, ProposeError>> {
         if !self.log.quorum.load(Ordering::SeqCst) {
             return Box::pin(async { Err(ProposeError::NoQuorum("the test says so".into())) });
+        }
+        if self.log.stalls.load(Ordering::SeqCst) {
+            self.log.stalled.store(true, Ordering::SeqCst);
+            return Box::pin(std::future::pending());
         }
         let author = Author {
             node: self.node,

@@ -1,0 +1,137 @@
+//! When what was written is published, and as what. Each test quotes the sentence of docs/SEMANTICS.md that it shows.
+
+use std::time::{Duration, Instant};
+
+use crate::{Cluster, run};
+
+/// "Under `/mid` and `/ctx` a rewrite whose writer is ended by a signal publishes nothing."
+#[test]
+fn a_wish_whose_writer_is_killed_is_not_published() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        echo old > $A/mid/x; echo old > $A/plain
+        cat > killed.py <<'PY'
+import os, signal, sys
+f = open(sys.argv[1], 'w')
+f.write('half')
+f.flush()
+os.kill(os.getpid(), signal.SIGKILL)
+PY
+        python3 killed.py $A/mid/x || true; python3 killed.py $A/plain || true
+        [ "$(cat $B/mid/x)" = old ]; [ "$(cat $A/mid/x)" = old ]; [ "$(cat $B/plain)" = half ]
+        "#,
+    );
+}
+
+/// "`rename` and `link` carry the file's uncommitted bytes in the same entry."
+#[test]
+fn a_rename_takes_uncommitted_bytes_along() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        python3 - <<'PY'
+import os
+a, b = os.environ['A'], os.environ['B']
+f = open(a + '/mid/.x.tmp', 'w')
+f.write('whole')
+f.flush()
+os.rename(a + '/mid/.x.tmp', a + '/mid/x')
+assert open(b + '/mid/x').read() == 'whole'
+f.write(' and more')
+f.close()
+assert open(b + '/mid/x').read() == 'whole and more'
+PY
+        "#,
+    );
+}
+
+/// "With `O_APPEND` one `write` of up to 1 MiB is one entry, placed at the end as it is then."
+#[test]
+fn appends_of_two_nodes_neither_overwrite_nor_interleave() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        touch $A/log
+        for M in $A $B; do (for i in $(seq 100); do echo "$M $i" >> $M/log; done) & done; wait
+        [ "$(wc -l < $A/log)" = 200 ]; [ "$(sort -u $B/log | wc -l)" = 200 ]
+        head -c 1000000 /dev/zero | tr '\0' x > block
+        python3 - <<'PY'
+import os
+block = open('block', 'rb').read()
+for m in ('A', 'B'):
+    fd = os.open(os.environ[m] + '/big', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    assert os.write(fd, block) == len(block)
+    os.close(fd)
+assert os.path.getsize(os.environ['A'] + '/big') == 2 * len(block)
+PY
+        "#,
+    );
+}
+
+/// "Every other node and every crash sees the old content or the new": also while two processes of one node save at once.
+#[test]
+fn two_savers_of_one_node_never_publish_an_empty_file() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        echo start > $A/mid/x
+        for n in 1 2; do (for i in $(seq 100); do echo "saver $n $i" > $A/mid/x; done) & done
+        (for i in $(seq 300); do [ -s $B/.vfs/now/mid/x ] || exit 1; grep -q . $B/mid/x || exit 1; done) & reader=$!
+        wait $reader; wait
+        "#,
+    );
+}
+
+/// "holes, shared mappings, ... `fallocate`, `SEEK_DATA` and `SEEK_HOLE` work."
+#[test]
+fn holes_are_found_and_kept() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        python3 - <<'PY'
+import os
+path = os.environ['A'] + '/sparse'
+fd = os.open(path, os.O_RDWR | os.O_CREAT)
+os.pwrite(fd, b'end', 1 << 20)
+os.fsync(fd)
+assert os.lseek(fd, 0, os.SEEK_DATA) == 1 << 20
+assert os.lseek(fd, 0, os.SEEK_HOLE) == 0
+os.posix_fallocate(fd, 0, 2 << 20)
+assert os.fstat(fd).st_size == 2 << 20
+os.close(fd)
+st = os.stat(os.environ['B'] + '/sparse')
+assert st.st_size == 2 << 20 and st.st_blocks * 512 < 1 << 20, st
+PY
+        fallocate -p -o 1048576 -l 4096 $A/sparse; [ "$(tail -c +1048577 $B/sparse | head -c 3 | tr -d '\0')" = '' ]
+        truncate -s 17M $A/sparse 2>&1 | grep -q 'File too large'
+        "#,
+    );
+}
+
+/// "A caller that waits ends on SIGKILL."
+#[test]
+fn a_killed_caller_does_not_wait_for_a_majority() {
+    let cluster = Cluster::start();
+    cluster.log.stall();
+    let mut caller = std::process::Command::new("mkdir")
+        .arg(cluster.path(1, "mid/never"))
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    while !cluster.log.has_stalled() {
+        assert!(Instant::now() < until, "mkdir did not reach the log");
+        std::thread::yield_now();
+    }
+    caller.kill().unwrap();
+    while caller.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < until, "mkdir is still there after SIGKILL");
+        std::thread::yield_now();
+    }
+    assert!(std::fs::metadata(cluster.path(1, "mid/never")).is_err());
+}
