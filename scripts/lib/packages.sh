@@ -1,7 +1,7 @@
 # Debian packages that building and testing need; sourced by the other scripts.
 
 BUILD_PACKAGES="build-essential pkg-config git"
-NODE_PACKAGES="e2fsprogs fuse3 iproute2 mmdebstrap mount nftables procps util-linux"
+NODE_PACKAGES="attr e2fsprogs fuse3 iproute2 mmdebstrap mount nftables procps python3 sqlite3 util-linux"
 
 # missing_packages PACKAGE...: those that are not installed.
 missing_packages() {
