@@ -131,6 +131,8 @@ pub const LEARNERS_MAX: usize = 32;
 pub const LEASE_CHECK_EVERY: Duration = Duration::from_millis(100);
 /// How long a stopping leader waits for another node to take over.
 pub const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Entries that a learner may lack when it becomes a voter: one replication request brings them.
+pub const PROMOTE_BEHIND_MAX: u64 = 100;
 /// Longest change of the membership, replication to a new voter included.
 pub const MEMBER_CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 

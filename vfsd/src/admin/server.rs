@@ -168,6 +168,16 @@ impl Desk {
     }
 
     async fn change(&self, change: ClusterChange) -> Answer {
+        let quorum = self.node.core().quorum.state();
+        if !quorum.has {
+            return Err(Refusal::new(
+                format!(
+                    "the cluster cannot be changed without a majority: {}",
+                    quorum.why
+                ),
+                "see: vfsd status",
+            ));
+        }
         let asked = self
             .node
             .core()

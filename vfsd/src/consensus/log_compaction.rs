@@ -14,8 +14,9 @@ use crate::limits::{LOG_BYTES_KEPT, SNAPSHOT_CHECK_EVERY, SNAPSHOT_DUE_BYTES};
 
 /// Runs until it is dropped.
 pub async fn run(core: Arc<Core>, snapshots: SnapshotStore) {
-    let mut counted_from = 0;
     let mut known = core.metrics().snapshot;
+    let uncovered = known.map_or(u64::MAX, |covered| core.log.bytes_above(covered.index));
+    let mut counted_from = core.log.appended_bytes().saturating_sub(uncovered);
     let mut tick = tokio::time::interval(SNAPSHOT_CHECK_EVERY);
     loop {
         tick.tick().await;

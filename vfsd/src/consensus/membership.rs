@@ -15,7 +15,8 @@ use super::types::TypeConfig;
 use super::wire::{ChangeRefusal, ClusterChange, Reply, Request};
 use crate::clock;
 use crate::limits::{
-    LEARNERS_MAX, MEMBER_CHANGE_TIMEOUT, REJOIN_TOKEN_SECS, VOTERS_MAX, WRITE_TIMEOUT,
+    LEADER_RETRY_EVERY, LEARNERS_MAX, MEMBER_CHANGE_TIMEOUT, PROMOTE_BEHIND_MAX, REJOIN_TOKEN_SECS,
+    VOTERS_MAX, WRITE_TIMEOUT,
 };
 use crate::state_machine::command::{Command, Grant, JoinToken, Member};
 use crate::state_machine::ids::NodeId;
@@ -358,12 +359,39 @@ async fn promote(core: &Arc<Core>, name: &str) -> Result<String, Stop> {
             ));
         }
     }
+    wait_caught_up(core, name, node).await?;
     change_raft(core, ChangeMembers::AddVoterIds(BTreeSet::from([node]))).await?;
     let voters = voters.len() + 1;
     Ok(format!(
         "{name} is a voter now; {voters} voters, {}",
         tolerance(voters)
     ))
+}
+
+/// Waits until the learner has almost all of the log: a voter that lacks much of it would hold up every write.
+async fn wait_caught_up(core: &Core, name: &str, node: u64) -> Result<(), Stop> {
+    let behind = || {
+        let metrics = core.metrics();
+        let matched = metrics.replication.as_ref()?.get(&node).copied().flatten();
+        let last = metrics.last_log_index.unwrap_or(0);
+        Some(last.saturating_sub(matched.map_or(0, |id| id.index)))
+    };
+    let deadline = tokio::time::Instant::now() + MEMBER_CHANGE_TIMEOUT / 2;
+    loop {
+        match behind() {
+            None => return Err(Stop::NotLeader),
+            Some(behind) if behind <= PROMOTE_BEHIND_MAX => return Ok(()),
+            Some(behind) if tokio::time::Instant::now() > deadline => {
+                return Err(refuse(
+                    format!(
+                        "{name} still lacks {behind} entries; as a voter it would hold up every write"
+                    ),
+                    "promote it when it has caught up; see: vfsd status",
+                ));
+            }
+            Some(_) => tokio::time::sleep(LEADER_RETRY_EVERY).await,
+        }
+    }
 }
 
 /// How many voters may fail, for people.

@@ -211,6 +211,11 @@ impl AppendLog {
         self.shared.state.lock().index.first_within(bytes)
     }
 
+    /// Bytes of all entries above `index`.
+    pub fn bytes_above(&self, index: u64) -> u64 {
+        self.shared.state.lock().index.bytes_above(index)
+    }
+
     /// Bytes that the segments take on disk.
     pub fn disk_bytes(&self) -> u64 {
         self.shared.state.lock().segments.len() as u64 * self.shared.segment_bytes

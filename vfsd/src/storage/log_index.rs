@@ -75,6 +75,17 @@ impl LogIndex {
         first
     }
 
+    /// Bytes of all payloads above `index`.
+    pub(super) fn bytes_above(&self, index: u64) -> u64 {
+        let covered = (index + 1).saturating_sub(self.first);
+        let covered = usize::try_from(covered).unwrap_or(usize::MAX);
+        self.slots
+            .iter()
+            .skip(covered)
+            .map(|slot| u64::from(slot.len))
+            .sum()
+    }
+
     fn next(&self) -> u64 {
         self.first + self.slots.len() as u64
     }
@@ -249,6 +260,10 @@ mod tests {
             .map(|bytes| log.first_within(bytes))
             .into();
         assert_eq!(firsts, [10, 10, 9, 8, 5]);
+        let above: Vec<_> = [0, 4, 5, 8, 9, 20]
+            .map(|index| log.bytes_above(index))
+            .into();
+        assert_eq!(above, [50, 50, 40, 10, 0, 0]);
     }
 
     #[test]
