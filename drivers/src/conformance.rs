@@ -1,8 +1,8 @@
 //! The kit that every driver must pass, and the small deployment loop that it runs drivers with.
 //!
-//! What it shows of a driver: observation and plan change nothing; a plan made twice is the same bytes; a step applied twice
-//! changes nothing the second time; after success the plan is empty; after a crash at any host call a new pass ends the same;
-//! a lost fence stops a step without a further effect.
+//! What it shows of a driver: observation and plan change nothing; a plan made twice is the same bytes; a step
+//! applied twice changes nothing the second time, and taken back restores what was; after success the plan is empty;
+//! after a crash at any host call a new pass ends the same; a lost fence stops a step without a further effect.
 //! Not here: recording, locks, scheduling (dsm-agent). Steps run one after the other, in the plan's order.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,13 +13,14 @@ use serde_json::Value;
 
 use crate::driver::{
     Desired, Driver, FenceGuard, NodeFacts, NodeName, Observation, Plan, PlanInput, Refusal, Scope,
-    Secret, Secrets, Step, StepContext, StepId, StepOutcome, Wish,
+    Secret, Secrets, Step, StepContext, StepId, StepOutcome, Undo, Wish,
 };
 use crate::error::DriverError;
 use crate::host::fake::{CrashPoint, FakeCluster, FakeHost, Machines};
 use crate::host::{Host, Unfenced};
 
-/// Passes until a deployment must have come to rest: one to do it, one to see that it is done, and spare ones for a crash.
+/// Passes until a deployment must have come to rest: one to do it, one to see that it is done, and spare ones for a
+/// crash.
 const PASSES_MAX: usize = 5;
 
 /// What the kit found.
@@ -195,6 +196,34 @@ impl<'a> Deployment<'a> {
         desired: &Desired,
         guard: &dyn FenceGuard,
     ) -> Result<StepOutcome, DriverError> {
+        self.in_context(step, desired, guard, |host, context| {
+            self.driver.apply(host, step, context)
+        })
+    }
+
+    /// Takes a step back.
+    ///
+    /// # Errors
+    /// As [`Driver::undo`].
+    pub fn undo(
+        &self,
+        step: &Step,
+        outcome: &StepOutcome,
+        desired: &Desired,
+    ) -> Result<StepOutcome, DriverError> {
+        let undo = |host: &dyn Host, context: &StepContext<'_>| {
+            self.driver.undo(host, step, &outcome.outputs, context)
+        };
+        self.in_context(step, desired, &Unfenced, undo)
+    }
+
+    fn in_context<T>(
+        &self,
+        step: &Step,
+        desired: &Desired,
+        guard: &dyn FenceGuard,
+        call: impl FnOnce(&dyn Host, &StepContext<'_>) -> T,
+    ) -> T {
         let inputs = BTreeMap::new();
         let scope = self.scope(&step.node, desired);
         let context = StepContext {
@@ -205,7 +234,7 @@ impl<'a> Deployment<'a> {
             secrets: &self.secrets,
             progress: &|_| (),
         };
-        self.driver.apply(self.hosts[&step.node], step, &context)
+        call(self.hosts[&step.node], &context)
     }
 
     /// Plans and runs until the plan is empty; gives the steps that were run.
@@ -300,7 +329,8 @@ pub struct Coverage {
 }
 
 impl Kit<'_> {
-    /// Runs everything. At each host call the crash happens in its middle or after it in turn.
+    /// Runs everything. At each host call that may change something one crash happens in its middle and one after it; a
+    /// crash at a call that only reads is the same as one after the change before it.
     ///
     /// # Errors
     /// The first sentence of the contract that does not hold.
@@ -343,45 +373,36 @@ impl Kit<'_> {
         coverage: &mut Coverage,
     ) -> Result<(), KitError> {
         let plan = deployment.plan(desired)?;
-        for (number, step) in plan.steps.iter().enumerate() {
+        for step in &plan.steps {
             let host = &hosts[&step.node];
             let before = self.cluster.machines().clone();
             self.fence_stops(deployment, desired, step)?;
             coverage.fences += 1;
             *self.cluster.machines() = before.clone();
 
+            self.undo_restores(deployment, desired, step)?;
+            *self.cluster.machines() = before.clone();
+
             let calls = host.calls();
             self.step(deployment, desired, step)?;
-            let calls = host.calls() - calls;
+            let effects = host.effects_since(calls);
             coverage.steps += 1;
             let after = self.cluster.machines().clone();
-
-            for call in 1..=calls {
-                *self.cluster.machines() = before.clone();
-                let point = if (call as usize + number).is_multiple_of(2) {
-                    CrashPoint::During
-                } else {
-                    CrashPoint::After
-                };
-                host.crash_at(call, point);
-                let crashed =
-                    deployment.apply(step, desired, &Unfenced).is_err() && host.has_crashed();
-                host.recover();
-                if !crashed {
-                    continue;
-                }
-                coverage.crashes += 1;
-                let words = |what: String| {
-                    KitError::Broken(format!(
-                        "after a crash at call {call} of {}: {what}",
-                        step.id
-                    ))
-                };
-                deployment
-                    .converge(desired)
-                    .map_err(|error| words(error.to_string()))?;
-                if self.facts(deployment, desired)? != *expected {
-                    return Err(words("it ended in another state".to_owned()));
+            for call in effects {
+                for point in [CrashPoint::During, CrashPoint::After] {
+                    *self.cluster.machines() = before.clone();
+                    host.crash_at(call, point);
+                    self.crash(deployment, desired, step, host)?;
+                    coverage.crashes += 1;
+                    let words = |what: String| {
+                        let when = format!("after a crash {point:?} call {call} of {}", step.id);
+                        KitError::Broken(format!("{when}: {what}"))
+                    };
+                    let pass = deployment.converge(desired);
+                    pass.map_err(|error| words(error.to_string()))?;
+                    if self.facts(deployment, desired)? != *expected {
+                        return Err(words("it ended in another state".to_owned()));
+                    }
                 }
             }
             *self.cluster.machines() = after;
@@ -392,6 +413,26 @@ impl Kit<'_> {
                 step.id
             )));
         }
+        Ok(())
+    }
+
+    /// Runs a step into the crash that is planned for `host`, and ends the crash.
+    fn crash(
+        &self,
+        deployment: &Deployment<'_>,
+        desired: &Desired,
+        step: &Step,
+        host: &FakeHost,
+    ) -> Result<(), KitError> {
+        // A step may well end with success: the crash can hit a call whose failure it need not mind.
+        deployment.apply(step, desired, &Unfenced).ok();
+        if !host.has_crashed() {
+            return Err(KitError::Broken(format!(
+                "{} makes other calls when it runs again from the same state",
+                step.id
+            )));
+        }
+        host.recover();
         Ok(())
     }
 
@@ -418,6 +459,32 @@ impl Kit<'_> {
         if self.world() != after {
             return Err(KitError::Broken(format!(
                 "{} applied twice changes something that it does not tell",
+                step.id
+            )));
+        }
+        Ok(())
+    }
+
+    /// What a step says it can take back, it takes back.
+    fn undo_restores(
+        &self,
+        deployment: &Deployment<'_>,
+        desired: &Desired,
+        step: &Step,
+    ) -> Result<(), KitError> {
+        if step.undo != Undo::Op {
+            return Ok(());
+        }
+        let failed = |error| KitError::Failed {
+            step: format!("undo of {}", step.id),
+            error,
+        };
+        let before = self.facts(deployment, desired)?;
+        let outcome = deployment.apply(step, desired, &Unfenced).map_err(failed)?;
+        deployment.undo(step, &outcome, desired).map_err(failed)?;
+        if self.facts(deployment, desired)? != before {
+            return Err(KitError::Broken(format!(
+                "undo of {} does not restore what was observed before",
                 step.id
             )));
         }

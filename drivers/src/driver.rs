@@ -17,7 +17,8 @@ use crate::host::Host;
 /// Name of a node, as in `/.vfs/members.json`.
 pub type NodeName = String;
 
-/// Stable name of a step inside its plan, for example `n2/base-backup`. Unique in the plan, the same for the same change.
+/// Stable name of a step inside its plan, for example `n2/base-backup`. Unique in the plan, the same for the same
+/// change.
 pub type StepId = String;
 
 /// One piece of software's operational knowledge.
@@ -41,7 +42,8 @@ pub trait Driver: Send + Sync {
     /// Reads what is there on this node. Changes nothing.
     ///
     /// # Errors
-    /// [`DriverError::Retryable`] when the machine did not answer; what is absent or foreign is an observation, no error.
+    /// [`DriverError::Retryable`] when the machine did not answer; what is absent or foreign is an observation, no
+    /// error.
     fn observe(&self, host: &dyn Host, scope: &Scope) -> Result<Observation, DriverError>;
 
     /// The steps from what is observed to what is desired. Pure and deterministic; empty when nothing is to do.

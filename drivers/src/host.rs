@@ -99,7 +99,8 @@ pub trait Host: Send + Sync {
     /// `Retryable`.
     fn remove_tree(&self, path: &Path) -> Result<(), DriverError>;
 
-    /// Renames `from` to `to`, which must not exist, and makes the names durable. What lies in a directory is not synced.
+    /// Renames `from` to `to`, which must not exist, and makes the names durable. What lies in a directory is not
+    /// synced.
     ///
     /// # Errors
     /// `Retryable`.

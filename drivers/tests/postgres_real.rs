@@ -1,21 +1,19 @@
 //! The postgres driver on real PostgreSQL servers.
 //!
 //! Goal: what the simulation assumes of PostgreSQL, systemd's protocol and psql holds. Method: each node is a set of
-//! namespaces with its own network, `/run`, `/etc/contextos`, `/var/lib/contextos` and unit directory; this test program
-//! runs itself in there to observe and to apply, as the agent does on its machine.
-//! Needs root and Debian's postgresql-15; without them it says so and passes. With `CONTEXTOS_DRIVER_NODES` (`name=pid=address`,
-//! separated by commas) it uses running nodes with systemd instead; their data is purged at the end.
+//! namespaces with its own network, `/run`, `/etc/contextos`, `/var/lib/contextos` and unit directory; this test
+//! program runs itself in there to observe and to apply, as the agent does on its machine. Needs root and Debian's
+//! postgresql-15; without them it says so and passes. With `CONTEXTOS_DRIVER_NODES` (`name=pid=address`, separated by
+//! commas) it uses running nodes with systemd instead; their data is purged at the end.
 
 mod real {
     pub mod call;
     pub mod nodes;
 }
 
-use std::collections::BTreeMap;
-
 use drivers::catalog::postgres::PostgresDriver;
 use drivers::conformance::{Deployment, KitError};
-use drivers::driver::{Desired, Driver, Wish};
+use drivers::driver::{Desired, Secrets, Wish};
 use drivers::host::Host;
 use drivers::host::linux::LinuxHost;
 use serde_json::{Value, json};
@@ -59,86 +57,87 @@ fn a_cluster_is_deployed_changed_grown_shrunk_and_removed() {
         nodes: &nodes,
     };
     let addresses = nodes.addresses();
+    let hosts = addresses.keys();
+    let hosts = hosts.map(|node| (node.clone(), &LinuxHost as &dyn Host));
+    let deployment = Deployment::new(&driver, "mid/real", "real-1", hosts.collect(), &addresses);
     let names: Vec<&String> = addresses.keys().collect();
-    let hosts: BTreeMap<String, &dyn Host> = addresses
-        .keys()
-        .map(|node| (node.clone(), &LinuxHost as &dyn Host))
-        .collect();
-    let deployment = Deployment::new(&driver, "mid/real", "real-1", hosts, &addresses);
+    deploy(&nodes, &deployment, &names);
+    change_parameters(&nodes, &deployment, &names);
+    let params = grow(&nodes, &deployment, &names);
+    start_again(&nodes, &deployment, &names, &params);
+    shrink_and_remove(&nodes, &deployment, &names, &params);
+}
 
-    // A cluster of two, with a table in its database.
+/// A cluster of two, with a table in its database; then nothing is left to do.
+fn deploy(nodes: &Nodes, deployment: &Deployment<'_>, names: &[&String]) {
     let two = running(&names[..2], json!({"version": "15", "databases": ["shop"]}));
-    let steps = converge(&deployment, &two);
+    let steps = converge(deployment, &two);
     assert!(steps.contains(&format!("{}/init", names[0])), "{steps:?}");
-    nodes.sql(
-        names[0],
-        "shop",
-        "CREATE TABLE orders (id int); INSERT INTO orders VALUES (1)",
-    );
+    let table = "CREATE TABLE orders (id int); INSERT INTO orders VALUES (1)";
+    nodes.sql(names[0], "shop", table);
     nodes.await_sql(names[1], "shop", "SELECT count(*) FROM orders", "1");
-    assert!(converge(&deployment, &two).is_empty());
+    assert!(converge(deployment, &two).is_empty());
+}
 
-    // A reload and a restart: standby first.
-    let params =
-        json!({"version": "15", "databases": ["shop"], "max_connections": 150, "work_mem": "8MB"});
-    let changed = running(&names[..2], params.clone());
-    let steps = converge(&deployment, &changed);
-    let restarts: Vec<&String> = steps.iter().filter(|id| id.ends_with("/restart")).collect();
-    assert_eq!(
-        restarts,
-        [
-            &format!("{}/restart", names[1]),
-            &format!("{}/restart", names[0])
-        ]
+/// Raised: standby first. Lowered: primary first.
+fn change_parameters(nodes: &Nodes, deployment: &Deployment<'_>, names: &[&String]) {
+    let restarts = |params: Value| -> Vec<String> {
+        let steps = converge(deployment, &running(&names[..2], params));
+        steps
+            .into_iter()
+            .filter(|id| id.ends_with("/restart"))
+            .collect()
+    };
+    let (primary, standby) = (
+        format!("{}/restart", names[0]),
+        format!("{}/restart", names[1]),
     );
+    let mut params = json!({"version": "15", "databases": ["shop"]});
+    params["max_connections"] = json!(150);
+    params["work_mem"] = json!("8MB");
+    assert_eq!(restarts(params.clone()), [standby.clone(), primary.clone()]);
     nodes.await_sql(names[0], "postgres", "SHOW max_connections", "150");
     nodes.await_sql(names[1], "postgres", "SHOW work_mem", "8MB");
-
-    // Lowered: primary first.
-    let lowered = running(
-        &names[..2],
-        json!({"version": "15", "databases": ["shop"], "max_connections": 60}),
-    );
-    let steps = converge(&deployment, &lowered);
-    let restarts: Vec<&String> = steps.iter().filter(|id| id.ends_with("/restart")).collect();
-    assert_eq!(
-        restarts,
-        [
-            &format!("{}/restart", names[0]),
-            &format!("{}/restart", names[1])
-        ]
-    );
+    params["max_connections"] = json!(60);
+    assert_eq!(restarts(params), [primary, standby]);
     nodes.await_sql(names[1], "postgres", "SHOW max_connections", "60");
+}
 
-    // Grown to three: synchronous; and a role that can log in over the network with its password.
+/// Grown to three: synchronous; and a role that can log in over the network with its password.
+fn grow(nodes: &Nodes, deployment: &Deployment<'_>, names: &[&String]) -> Value {
     let params =
         json!({"version": "15", "databases": ["shop"], "users": ["app"], "max_connections": 60});
-    let three = running(&names, params.clone());
-    converge(&deployment, &three);
-    nodes.await_sql(
-        names[0],
-        "postgres",
-        "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'quorum'",
-        "2",
-    );
+    converge(deployment, &running(names, params.clone()));
+    let synchronous = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'quorum'";
+    nodes.await_sql(names[0], "postgres", synchronous, "2");
     nodes.await_sql(names[2], "shop", "SELECT count(*) FROM orders", "1");
-    let password = deployment_secret(&deployment, "app");
-    nodes.login(names[2], &addresses[names[0]], "app", &password);
+    let password = deployment
+        .secrets
+        .reveal("app")
+        .expect("the role step has made it");
+    let address = &deployment.facts[names[0]].address;
+    nodes.login(names[2], address, "app", password.expose());
+    params
+}
 
-    // All servers stop, as after a start of the machines: they are started in their roles.
+/// All servers stop, as when the machines do: they are started in their roles.
+fn start_again(nodes: &Nodes, deployment: &Deployment<'_>, names: &[&String], params: &Value) {
     nodes.stop_servers("real-1");
-    let steps = converge(&deployment, &three);
-    assert!(
-        names
-            .iter()
-            .all(|node| steps.contains(&format!("{node}/start"))),
-        "{steps:?}"
-    );
+    let steps = converge(deployment, &running(names, params.clone()));
+    let starts = |node: &&String| steps.contains(&format!("{node}/start"));
+    assert!(names.iter().all(starts), "{steps:?}");
     nodes.sql(names[0], "shop", "INSERT INTO orders VALUES (2)");
+}
 
-    // Shrunk to one: no slot is left, and commits wait for nobody.
+/// Shrunk to one: no slot is left, and commits wait for nobody. Then it goes, and its data with it.
+fn shrink_and_remove(
+    nodes: &Nodes,
+    deployment: &Deployment<'_>,
+    names: &[&String],
+    params: &Value,
+) {
     let one = running(&names[..1], params.clone());
-    converge(&deployment, &one);
+    converge(deployment, &one);
     nodes.sql(names[0], "shop", "INSERT INTO orders VALUES (3)");
     nodes.await_sql(
         names[0],
@@ -146,28 +145,12 @@ fn a_cluster_is_deployed_changed_grown_shrunk_and_removed() {
         "SELECT count(*) FROM pg_replication_slots",
         "0",
     );
-
-    let health = driver.health(&deployment.input(&one).expect("nodes answer"));
+    let health = deployment
+        .driver
+        .health(&deployment.input(&one).expect("nodes answer"));
     assert!(health.degraded.is_empty(), "{health:?}");
     let Desired::Running(wish) = one else {
         unreachable!("it was made as Running")
     };
-    converge(
-        &deployment,
-        &Desired::Removed {
-            wish: wish.clone(),
-            purge: false,
-        },
-    );
-    converge(&deployment, &Desired::Removed { wish, purge: true });
-}
-
-fn deployment_secret(deployment: &Deployment<'_>, key: &str) -> String {
-    use drivers::driver::Secrets;
-    deployment
-        .secrets
-        .reveal(key)
-        .expect("the role step has made it")
-        .expose()
-        .to_owned()
+    converge(deployment, &Desired::Removed { wish, purge: true });
 }

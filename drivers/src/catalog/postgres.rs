@@ -2,8 +2,8 @@
 //!
 //! One file a concern: `params` (what a wish may say), `parameters` (the server's own), `layout` and `conf` (names and
 //! files), `facts` and `observe` (what is there), `plan`, `steps`, `health`.
-//! Invariants: one initdb in a deployment's life; a second primary is never made; a password is in no argument, record or
-//! log; foreign data is refused.
+//! Invariants: one initdb in a deployment's life; a second primary is never made; a password is in no argument,
+//! record or log; foreign data is refused.
 //! Not in this version: switchover, failover, major upgrades, a change of port or data directory.
 
 pub mod args;

@@ -29,8 +29,8 @@ pub type Machines = BTreeMap<String, Machine>;
 
 /// Software that a fake machine can run, beyond what every machine has.
 pub trait FakeProgram: Send + Sync {
-    /// Runs `command` on `node` if it is one of this software's programs. `interrupted` asks for what a kill in the middle
-    /// leaves behind; the output is not looked at then.
+    /// Runs `command` on `node` if it is one of this software's programs. `interrupted` asks for what a kill in the
+    /// middle leaves behind; the output is not looked at then.
     fn run(
         &self,
         machines: &mut Machines,
@@ -170,6 +170,15 @@ impl FakeHost {
         self.with(|machine| machine.calls)
     }
 
+    /// The calls after the first `calls` that may have changed something, counted from there. A crash at a call that only
+    /// reads is the same as one after the change before it.
+    pub fn effects_since(&self, calls: u64) -> Vec<u64> {
+        self.with(|machine| {
+            let later = machine.effect_calls.iter().filter(|call| **call > calls);
+            later.map(|call| call - calls).collect()
+        })
+    }
+
     /// Whether a planned crash has happened.
     pub fn has_crashed(&self) -> bool {
         self.with(|machine| machine.crashed)
@@ -192,6 +201,7 @@ impl FakeHost {
     fn call<T>(
         &self,
         what: &str,
+        reads_only: bool,
         effect: impl FnOnce(&mut Machines, &str, bool) -> T,
     ) -> Result<T, DriverError> {
         let mut machines = self.shared.lock();
@@ -199,6 +209,9 @@ impl FakeHost {
             .get_mut(&self.node)
             .expect("a fake host is made for a machine of its cluster");
         machine.calls += 1;
+        if !reads_only {
+            machine.effect_calls.push(machine.calls);
+        }
         let crash = || {
             DriverError::retryable(
                 CRASH_CODE,
@@ -243,6 +256,7 @@ impl FakeHost {
     ) -> Result<T, DriverError> {
         self.call(
             &format!("{what} {}", path.display()),
+            true,
             |machines, node, _| read(&machines[node]),
         )
     }
@@ -255,7 +269,7 @@ impl FakeHost {
         effect: impl FnOnce(&mut Machine) -> Result<(), String>,
     ) -> Result<(), DriverError> {
         let what = format!("{what} {}", path.display());
-        let done = self.call(&what, |machines, node, interrupted| {
+        let done = self.call(&what, false, |machines, node, interrupted| {
             match machines.get_mut(node) {
                 Some(machine) if !interrupted => effect(machine),
                 _ => Ok(()),
@@ -392,6 +406,7 @@ impl Host for FakeHost {
         let shared = Arc::clone(&self.shared);
         let output = self.call(
             &format!("run {}", command.argv.join(" ")),
+            command.reads_only,
             |machines, node, interrupted| {
                 run_program(machines, node, &shared.programs, command, interrupted)
             },

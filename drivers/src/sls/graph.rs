@@ -1,8 +1,8 @@
 //! Runs a set of states at once, each as soon as its requisites allow.
 //!
 //! Invariants: the graph is checked before anything runs (unknown ids, cycles, size); every state gets exactly one
-//! outcome; a failure stops only what depends on it. A state runs after all its targets have an outcome (before them for
-//! `prereq`), so the outcome does not depend on timing.
+//! outcome; a failure stops only what depends on it. A state runs after all its targets have an outcome (before them
+//! for `prereq`), so the outcome does not depend on timing.
 //! Not here: what the outcomes mean for each other (`requisite.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -28,9 +28,9 @@ pub enum Kind {
     OnChanges,
     /// It runs only if they do not hold (a clean-up, a fallback).
     OnFail,
-    /// It runs before them, and only if they are about to change (a backup before a change). Their own outcome cannot be
-    /// known yet, so their check stands for it: drifted counts as `Changed`, in the desired state as `Unchanged`, a check
-    /// that fails as `Failed`.
+    /// It runs before them, and only if they are about to change (a backup before a change). Their own outcome cannot
+    /// be known yet, so their check stands for it: drifted counts as `Changed`, in the desired state as `Unchanged`,
+    /// a check that fails as `Failed`.
     Prereq,
 }
 

@@ -1,4 +1,5 @@
-//! Small nodes on this machine: namespaces around a sleeping process, and a stand-in for systemctl where there is no systemd.
+//! Small nodes on this machine: namespaces around a sleeping process, and a stand-in for systemctl where there is no
+//! systemd.
 
 use std::collections::BTreeMap;
 use std::fs;

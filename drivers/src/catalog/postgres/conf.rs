@@ -12,11 +12,12 @@ use super::params::{Checked, REPLICATION_ROLE};
 /// Values by parameter name.
 pub type Settings = BTreeMap<String, String>;
 
-/// A standby that is away longer than this much write-ahead log is copied anew; without a bound it would fill the disk of
-/// the primary.
+/// A standby that is away longer than this much write-ahead log is copied anew; without a bound it would fill the
+/// disk of the primary.
 const SLOT_WAL_MAX: &str = "4GB";
 
-const HEAD: &str = "# Written by ContextOS (driver postgres). A change by hand is taken back: change the wish instead.\n";
+const HEAD: &str =
+    "# Written by ContextOS (driver postgres). A change by hand is taken back: change the wish.\n";
 
 /// What differs between the members' configurations.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -148,11 +148,14 @@ impl Facts {
         )
     }
 
-    /// Whether anything of the deployment is on the node.
+    /// Whether anything of the deployment is on the node, besides data that was retained.
     pub fn has_anything(&self) -> bool {
         self.note.is_some()
             || self.unit_digest.is_some()
             || self.settings.is_some()
+            || self.hba_digest.is_some()
+            || self.has_passfile
+            || self.has_partial
             || self.is_running
     }
 

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::facts::Facts;
 use super::params::OWNER_ROLE;
 use super::plan::View;
 use crate::driver::{Desired, Health, MemberHealth, NodeName, PlanInput, Verdict};
@@ -232,21 +231,7 @@ fn outputs(view: &View<'_>) -> BTreeMap<String, String> {
             "async: may lose the last rows at failover".to_owned(),
         );
     }
-    let retained: Vec<String> = view
-        .facts
-        .iter()
-        .filter_map(|(node, facts)| left_over(view, node, facts))
-        .collect();
-    if !retained.is_empty() {
-        outputs.insert("retained".to_owned(), retained.join("; "));
-    }
     outputs
-}
-
-/// Data of ours that lies on a node which is no member any more.
-fn left_over(view: &View<'_>, node: &NodeName, facts: &Facts) -> Option<String> {
-    let is_left = !view.wish.nodes.contains(node) && facts.has_own_data();
-    is_left.then(|| format!("{node}:{}", view.place().data_directory.display()))
 }
 
 fn host(address: &str, port: u16) -> String {

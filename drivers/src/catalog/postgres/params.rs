@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::conf::slot_name;
 use super::layout::{Place, default_data_directory};
 use super::parameters::{self, NOT_BELOW_PRIMARY};
 use crate::driver::{FieldError, Wish};
@@ -191,7 +192,7 @@ pub fn check(wish: &Wish) -> Result<Checked, Vec<FieldError>> {
             "write the number that the refusal names",
         );
     }
-    checker.nodes(&wish.nodes, params.is_async);
+    checker.nodes(&wish.nodes);
     if checker.faults.is_empty() {
         return Ok(Checked {
             params,
@@ -399,18 +400,22 @@ impl Checker {
         }
     }
 
-    fn nodes(&mut self, nodes: &[String], is_async: bool) {
+    fn nodes(&mut self, nodes: &[String]) {
+        let mut slots = BTreeSet::new();
+        let twin = nodes.iter().find(|node| !slots.insert(slot_name(node)));
+        let fault = |reason: String, hint: &str| FieldError {
+            field: "nodes".to_owned(),
+            reason,
+            hint: hint.to_owned(),
+        };
         if nodes.is_empty() {
-            let fault = FieldError {
-                field: "nodes".to_owned(),
-                reason: "is empty".to_owned(),
-                hint: "name at least one node".to_owned(),
-            };
-            self.faults.push(fault);
+            self.faults
+                .push(fault("is empty".to_owned(), "name at least one node"));
         }
-        let has_one = nodes.len() == 1;
-        if has_one && is_async {
-            self.fault("async", "says nothing for one node", "leave it out");
+        if let Some(twin) = twin {
+            let reason = format!("names {twin} and another node whose slot has the same name");
+            let hint = "slot names hold letters and digits only: name nodes apart by those";
+            self.faults.push(fault(reason, hint));
         }
     }
 }

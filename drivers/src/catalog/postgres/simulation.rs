@@ -1,8 +1,9 @@
 //! PostgreSQL on fake machines, as far as the driver can tell the difference.
 //!
-//! What is kept as in the real server: one data directory with version, control file and role; a standby refuses to start
-//! with less than its primary; parameters of class restart stay pending after a reload; a commit waits for a synchronous
-//! standby; base backups need slot, password file and client authentication. Not kept: rows, sessions, the log itself.
+//! What is kept as in the real server: one data directory with version, control file and role; a standby refuses to
+//! start with less than its primary; parameters of class restart stay pending after a reload; a commit waits for a
+//! synchronous standby; base backups need slot, password file and client authentication. Not kept: rows, sessions,
+//! the log itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -36,6 +37,20 @@ pub fn cluster<'a>(nodes: impl IntoIterator<Item = &'a str>) -> FakeCluster {
         machine.packages.insert(PACKAGE.to_owned(), package);
     }
     cluster
+}
+
+/// Makes the write-ahead log that `slot` keeps on `node` be gone.
+pub fn lose_slot(cluster: &FakeCluster, node: &str, uid: &str, slot: &str) {
+    let mut machines = cluster.machines();
+    let Some(machine) = machines.get_mut(node) else {
+        return;
+    };
+    let Some(server) = process(machine, uid) else {
+        return;
+    };
+    let mut disk = disk(machine, &server.data);
+    disk.slots.insert(slot.to_owned(), true);
+    put_disk(machine, &server.data, &disk);
 }
 
 /// The programs and the server.
@@ -231,24 +246,7 @@ fn initdb(
 }
 
 fn start(machine: &mut Machine, unit: &str, uid: &str) -> Result<(), String> {
-    let text = machine
-        .units
-        .get(unit)
-        .map(|state| state.loaded.clone())
-        .unwrap_or_default();
-    let text = String::from_utf8_lossy(&text).into_owned();
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("ExecStart="))
-        .ok_or("no ExecStart")?;
-    let words: Vec<&str> = line.split(' ').collect();
-    let [_, "-D", data, "-c", conf] = words[..] else {
-        return Err("ExecStart is not as expected".to_owned());
-    };
-    let (data, conf) = (
-        PathBuf::from(data),
-        PathBuf::from(conf.trim_start_matches("config_file=")),
-    );
+    let (data, conf) = exec_start(machine, unit)?;
     if !machine.exists(&data.join("global/pg_control")) {
         return Err(format!(
             "{} is no database cluster directory",
@@ -301,6 +299,26 @@ fn start(machine: &mut Machine, unit: &str, uid: &str) -> Result<(), String> {
         },
     );
     Ok(())
+}
+
+/// Data directory and configuration file of a unit's command line.
+fn exec_start(machine: &Machine, unit: &str) -> Result<(PathBuf, PathBuf), String> {
+    let text = machine
+        .units
+        .get(unit)
+        .map(|state| state.loaded.clone())
+        .unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStart="))
+        .ok_or("no ExecStart")?;
+    let words: Vec<&str> = line.split(' ').collect();
+    let [_, "-D", data, "-c", conf] = words[..] else {
+        return Err("ExecStart is not as expected".to_owned());
+    };
+    let conf = conf.trim_start_matches("config_file=");
+    Ok((PathBuf::from(data), PathBuf::from(conf)))
 }
 
 /// The node and the server that a connection string leads to.

@@ -53,6 +53,7 @@ pub struct Machine {
     /// Fake time since start; moves by pauses only.
     pub uptime: Duration,
     pub(super) calls: u64,
+    pub(super) effect_calls: Vec<u64>,
     pub(super) crash_at: Option<(u64, CrashPoint)>,
     pub(super) fail_at: Option<u64>,
     pub(super) crashed: bool,
@@ -98,6 +99,7 @@ impl Default for Machine {
             address: "127.0.0.1".to_owned(),
             uptime: Duration::ZERO,
             calls: 0,
+            effect_calls: Vec::new(),
             crash_at: None,
             fail_at: None,
             crashed: false,
@@ -175,6 +177,7 @@ impl Machine {
     /// Makes two machines comparable that differ only in how often they were looked at.
     pub fn forget_looks(&mut self) {
         self.calls = 0;
+        self.effect_calls.clear();
         self.uptime = Duration::ZERO;
     }
 

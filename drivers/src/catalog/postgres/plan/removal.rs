@@ -37,7 +37,7 @@ pub fn plan(input: &PlanInput, wish: &Wish, purge: bool) -> Result<Plan, Refusal
             }
         };
         let has_data = matches!(facts.data, Data::Ours { .. });
-        if !(facts.has_anything() || facts.has_partial || purge && has_data) {
+        if !(facts.has_anything() || purge && has_data) {
             continue;
         }
         let directory = place.data_directory.display().to_string();

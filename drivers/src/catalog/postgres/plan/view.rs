@@ -77,9 +77,10 @@ impl<'a> View<'a> {
 
     /// Nodes that are no members any more but still have something of the deployment.
     pub fn leavers(&self) -> impl Iterator<Item = (&NodeName, &Facts)> {
-        self.facts
-            .iter()
-            .filter(|(node, facts)| !self.wish.nodes.contains(node) && facts.has_anything())
+        self.facts.iter().filter(|(node, facts)| {
+            let has_any = facts.has_anything() || facts.has_own_data();
+            has_any && !self.wish.nodes.contains(node)
+        })
     }
 
     /// Whether the agent of `node` is there.
@@ -254,7 +255,7 @@ fn refuse_data(view: &View<'_>, node: &str, facts: &Facts) -> Result<(), Refusal
         }
         Data::Ours { version, .. } if *version != MAJOR.to_string() => {
             let reason = format!("{directory} on {node} holds data of PostgreSQL {version}");
-            let hint = "a major upgrade is not in this version: dump it there and load it into a new deployment".to_owned();
+            let hint = "major upgrades are not in this version: dump it there, load it into a new deployment".to_owned();
             Err(refusal(Some(node), Some("params.version"), reason, hint))
         }
         Data::Ours {
@@ -371,9 +372,7 @@ fn refuse_start_without_all(view: &View<'_>) -> Result<(), Refusal> {
 
 fn refuse_primary_that_leaves(view: &View<'_>) -> Result<(), Refusal> {
     match &view.primary {
-        Some(primary)
-            if !view.wish.nodes.contains(primary) && view.facts(primary).has_anything() =>
-        {
+        Some(primary) if !view.wish.nodes.contains(primary) => {
             let reason = format!(
                 "{primary} is the primary and is not in nodes; moving the primary is not in this version"
             );

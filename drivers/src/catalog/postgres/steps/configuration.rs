@@ -136,7 +136,8 @@ fn reload(work: &Work<'_>, layout: &Layout) -> Result<Vec<StateChange>, DriverEr
     let before = load_time(work, layout);
     let service = super::server::service(layout);
     let applied = converge(&service, work.host)?;
-    // Without an answer before there is nothing to compare with: the server is starting, and reads the new files anyway.
+    // Without an answer before there is nothing to compare with: the server is starting, and reads the new files
+    // anyway.
     if let (Applied::Changed(_), Some(before)) = (&applied, before) {
         await_load(work, layout, &before, &service.resource())?;
     }

@@ -1,7 +1,7 @@
 //! Data directories: made, copied, adopted.
 //!
-//! Invariant: a directory is made beside its place and renamed when it is complete, marked, and (for a standby) signalled
-//! as such. So what stands at the place is whole, and a standby's data can never start as a primary's.
+//! Invariant: a directory is made beside its place and renamed when it is complete, marked, and (for a standby)
+//! signalled as such. So what stands at the place is whole, and a standby's data can never start as a primary's.
 
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::catalog::postgres::params::REPLICATION_ROLE;
 use crate::driver::{StateChange, StepOutcome};
 use crate::error::DriverError;
 use crate::host::{Attributes, Command};
+use crate::limits::DATA_DISK_FREE_BYTES_MIN;
 use crate::sls::change;
 use crate::sls::directory::make_parents;
 
@@ -185,6 +186,15 @@ fn not_as_planned(layout: &Layout) -> DriverError {
 fn fresh_partial(work: &Work<'_>, layout: &Layout) -> Result<(), DriverError> {
     let partial = layout.partial();
     work.host.remove_tree(&partial)?;
+    let free = work.host.disk_free_bytes(&partial)?;
+    if free < DATA_DISK_FREE_BYTES_MIN {
+        let (free, least) = (free >> 20, DATA_DISK_FREE_BYTES_MIN >> 20);
+        let message = format!(
+            "{} has {free} MiB free, {least} are needed",
+            partial.display()
+        );
+        return Err(DriverError::retryable("disk-full", message));
+    }
     make_parents(work.host, &partial)?;
     work.host
         .make_dir(&partial, &Attributes::of(OS_USER, 0o700))

@@ -1,7 +1,7 @@
 //! Taking the deployment, or a standby's copy of the data, off a node.
 //!
-//! Invariants: the server is stopped before anything of it goes; data that is not the deployment's is never touched; the
-//! note goes last, so that an interrupted removal is found again.
+//! Invariants: the server is stopped before anything of it goes; data that is not the deployment's is never touched;
+//! the note goes last, so that an interrupted removal is found again.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -46,15 +46,11 @@ pub fn remove(work: &Work<'_>, args: &args::Remove) -> Result<StepOutcome, Drive
         (RemovedData::Retain, true) => Some(layout.data().to_owned()),
         (RemovedData::SetAside, true) => Some(set_aside(work, &layout, &mut changes)?),
         (RemovedData::Purge, true) => {
-            changes.extend(
-                converge(
-                    &DirAbsent {
-                        path: layout.data().to_owned(),
-                    },
-                    work.host,
-                )?
-                .into_changes(),
-            );
+            // Under the other name it is known to go, even if a crash leaves a part of it without its marker.
+            work.host.rename(layout.data(), &layout.partial())?;
+            work.host.remove_tree(&layout.partial())?;
+            let resource = format!("data directory {}", layout.data().display());
+            changes.push(change(resource, Some("present".to_owned()), None));
             None
         }
     };

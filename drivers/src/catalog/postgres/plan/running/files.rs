@@ -34,6 +34,14 @@ impl Planner<'_> {
             return Link::all(needs);
         }
         self.tell_settings(settings, facts.settings.as_ref());
+        if facts.has_own_data() && facts.note.is_some() && facts.settings.as_ref() == Some(settings)
+            || facts.has_own_data() && facts.settings.is_none()
+        {
+            let subject = format!("{node} configuration");
+            let reason = "files differ from what the wish makes of them";
+            self.builder
+                .change('~', &subject, "written anew", Disruption::Reload, reason);
+        }
         self.configure_after(node, name, settings, needs)
     }
 

@@ -77,8 +77,8 @@ impl Planner<'_> {
         }
     }
 
-    /// Whether what the observation of the primary does not name is known not to be there. A server that does not answer
-    /// tells nothing; the steps look first, then.
+    /// Whether what the observation of the primary does not name is known not to be there. A server that does not
+    /// answer tells nothing; the steps look first, then.
     pub(super) fn is_known_absent(&self, primary: &Facts) -> bool {
         primary.server.is_some() || primary.data == Data::Absent
     }

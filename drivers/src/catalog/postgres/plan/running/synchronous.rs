@@ -22,9 +22,8 @@ impl Planner<'_> {
         if now.is_empty() || self.synchronous_members().is_empty() {
             return String::new();
         }
-        let copied =
-            |node: &&str| self.view.facts(node).is_standby() && !self.must_copy_anew(node, primary);
-        synchronous_names(self.synchronous_members().into_iter().filter(copied))
+        let is_named = |node: &&str| now.contains(&format!("\"{node}\""));
+        synchronous_names(self.synchronous_members().into_iter().filter(is_named))
     }
 
     pub(super) fn synchronous_members(&self) -> Vec<&str> {
