@@ -55,6 +55,8 @@ pub(super) fn prepare(dir: &Path, size: u64) -> Result<PathBuf, StorageError> {
         let bytes = usize::try_from(part).expect("at most a mebibyte");
         file.write_all(&zeros[..bytes])
             .map_err(StorageError::io("fill", &path))?;
+        // In small flushes: one large one would hold up the log's own flushes, which share the disk and the journal.
+        file.sync_data().map_err(StorageError::io("flush", &path))?;
         left -= part;
     }
     file.sync_all().map_err(StorageError::io("flush", &path))?;
