@@ -1,7 +1,7 @@
 //! The agent: composition root and loop. Wait, read, decide, act, record.
 //!
-//! Invariants: the only file that knows all parts; events are hints, so a lost one costs at most a sweep; nothing in the
-//! loop itself touches the tree, so a hanging mount never stops the watchdog.
+//! Invariants: the only file that knows all parts; events are hints, so a lost one costs at most a sweep; nothing in
+//! the loop itself touches the tree, so a hanging mount never stops the watchdog.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use drivers::host::Host;
 use drivers::registry::Registry;
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -133,6 +133,8 @@ struct Loop {
     /// Deployments that a pass is under way for.
     busy: BTreeSet<DeploymentId>,
     passes: JoinSet<Work>,
+    /// What each blocking thread works on, to know what ended when one panics.
+    threads: BTreeMap<Id, Thread>,
     timers: BTreeMap<(Instant, u64), Alarm>,
     timers_set: u64,
     statuses: BTreeMap<DeploymentId, Status>,
@@ -147,6 +149,14 @@ enum Alarm {
     Engine(TimerKey),
     Look(DeploymentId),
     Status(DeploymentId),
+}
+
+/// What a blocking thread works on.
+enum Thread {
+    Pass(DeploymentId),
+    Heartbeat,
+    Paths,
+    Other,
 }
 
 /// Work of a blocking thread that has ended.
@@ -200,6 +210,7 @@ impl Loop {
             dirty: BTreeSet::new(),
             busy: BTreeSet::new(),
             passes: JoinSet::new(),
+            threads: BTreeMap::new(),
             timers: BTreeMap::new(),
             timers_set: 0,
             statuses: BTreeMap::new(),
@@ -223,12 +234,15 @@ impl Loop {
             let alarm = self.timers.keys().next().map(|(at, _)| *at);
             tokio::select! {
                 () = self.setup.stop.cancelled() => break,
-                Some(hint) = self.hints.recv() => self.on_hint(hint)?,
+                Some(hint) = self.hints.recv() => self.on_hint(hint),
                 Some(order) = self.orders.recv() => self.on_order(order),
                 Some(event) = self.events.recv() => self.reconciler.tell(event),
-                Some(done) = self.passes.join_next(), if !self.passes.is_empty() => {
+                Some(done) = self.passes.join_next_with_id(), if !self.passes.is_empty() => {
                     match done {
-                        Ok(work) => self.on_work(work)?,
+                        Ok((id, work)) => {
+                            self.threads.remove(&id);
+                            self.on_work(work);
+                        }
                         Err(error) => self.on_crash(&error),
                     }
                 }
@@ -282,31 +296,26 @@ impl Loop {
             self.dirty.remove(&id);
             self.busy.insert(id.clone());
             let reconciler = Arc::clone(&self.reconciler);
-            self.passes.spawn_blocking(move || {
+            self.spawn(Thread::Pass(id.clone()), move || {
                 let end = reconciler.pass(&id);
                 Work::Pass(id, end)
             });
         }
     }
 
-    fn on_hint(&mut self, hint: Hint) -> Result<(), AgentError> {
-        match hint {
-            Hint::Path(path) => {
-                self.paths_waiting.insert(path);
-                // Events come in bursts: all that are there are one reading.
-                while let Ok(more) = self.hints.try_recv() {
-                    match more {
-                        Hint::Path(path) => {
-                            self.paths_waiting.insert(path);
-                        }
-                        Hint::Everything => self.sweep(),
-                    }
+    fn on_hint(&mut self, hint: Hint) {
+        let mut next = Some(hint);
+        // Events come in bursts: all that are there are one reading.
+        while let Some(hint) = next {
+            match hint {
+                Hint::Path(path) => {
+                    self.paths_waiting.insert(path);
                 }
-                self.look_at_paths();
+                Hint::Everything => self.sweep(),
             }
-            Hint::Everything => self.sweep(),
+            next = self.hints.try_recv().ok();
         }
-        Ok(())
+        self.look_at_paths();
     }
 
     fn look_at_paths(&mut self) {
@@ -316,7 +325,7 @@ impl Loop {
         self.is_on_paths = true;
         let paths = std::mem::take(&mut self.paths_waiting);
         let reconciler = Arc::clone(&self.reconciler);
-        self.passes.spawn_blocking(move || {
+        self.spawn(Thread::Paths, move || {
             for path in paths {
                 reconciler.on_path(&path);
             }
@@ -329,7 +338,6 @@ impl Loop {
             Order::Look(id) => {
                 self.dirty.insert(id);
             }
-            Order::LookLater(id) => self.set_alarm(TREE_RETRY, Alarm::Look(id)),
             Order::Timer(key, after) => self.set_alarm(after, Alarm::Engine(key)),
             Order::Status(status) => {
                 let id = status.deployment.clone();
@@ -371,13 +379,13 @@ impl Loop {
         };
         self.status_written.insert(id.clone(), Instant::now());
         let reconciler = Arc::clone(&self.reconciler);
-        self.passes.spawn_blocking(move || {
+        self.spawn(Thread::Other, move || {
             let end = reconciler.write_status(&status);
             Work::Status(id, end)
         });
     }
 
-    fn on_work(&mut self, work: Work) -> Result<(), AgentError> {
+    fn on_work(&mut self, work: Work) {
         match work {
             Work::Pass(id, end) => {
                 self.busy.remove(&id);
@@ -394,14 +402,10 @@ impl Loop {
                 if mount != self.mount {
                     tracing::warn!(before = ?self.mount, now = ?mount, "the mount changed");
                     self.mount = mount;
-                    self.reconciler.reopen();
-                    let watcher = TreeWatcher::new(&self.setup.root, self.hint_sender.clone())?;
-                    self.reconciler.set_watcher(watcher);
                     self.sweep();
                 }
             }
         }
-        Ok(())
     }
 
     fn after(&mut self, id: DeploymentId, end: PassEnd) {
@@ -414,12 +418,23 @@ impl Loop {
         }
     }
 
-    /// A pass panicked: a fault of the agent, which must not stop the other deployments.
+    /// A thread panicked: a fault of the agent, which must not stop the other deployments.
     fn on_crash(&mut self, error: &tokio::task::JoinError) {
-        tracing::error!(%error, "a pass failed; its deployment is looked at again with the next sweep");
-        self.busy.clear();
-        self.is_beating = false;
-        self.is_on_paths = false;
+        tracing::error!(%error, "a thread failed; its work is done again with the next sweep");
+        match self.threads.remove(&error.id()) {
+            Some(Thread::Pass(id)) => {
+                self.busy.remove(&id);
+            }
+            Some(Thread::Heartbeat) => self.is_beating = false,
+            Some(Thread::Paths) => self.is_on_paths = false,
+            Some(Thread::Other) | None => {}
+        }
+    }
+
+    /// Runs what may block on the tree on a thread of its own.
+    fn spawn(&mut self, thread: Thread, work: impl FnOnce() -> Work + Send + 'static) {
+        let handle = self.passes.spawn_blocking(work);
+        self.threads.insert(handle.id(), thread);
     }
 
     fn beat(&mut self) {
@@ -430,8 +445,18 @@ impl Loop {
         self.is_beating = true;
         let reconciler = Arc::clone(&self.reconciler);
         let root = self.setup.root.clone();
-        self.passes.spawn_blocking(move || {
+        let (known, hints) = (self.mount.clone(), self.hint_sender.clone());
+        self.spawn(Thread::Heartbeat, move || {
             let mount = mount_table::identity(&root);
+            if mount != known {
+                reconciler.reopen();
+                match TreeWatcher::new(&root, hints) {
+                    Ok(watcher) => reconciler.set_watcher(watcher),
+                    Err(error) => {
+                        tracing::error!(%error, "no watches: changes are seen by the sweep only");
+                    }
+                }
+            }
             reconciler.heartbeat();
             Work::Heartbeat(mount)
         });
@@ -439,7 +464,7 @@ impl Loop {
 
     fn sweep(&mut self) {
         let reconciler = Arc::clone(&self.reconciler);
-        self.passes.spawn_blocking(move || {
+        self.spawn(Thread::Other, move || {
             if let Err(error) = reconciler.scan() {
                 tracing::warn!(
                     reason = error_text(&error),

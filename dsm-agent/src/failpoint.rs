@@ -1,4 +1,5 @@
-//! A testing aid: ends or holds the agent at a step boundary, so that crash tests hit each of them and not random times.
+//! A testing aid: ends or holds the agent at a step boundary, so that crash tests hit each of them and not random
+//! times.
 //!
 //! Invariants: it does nothing unless it was armed (`DSM_CRASH_AT`, `--crash-at`, or the file `crash-at` in the state
 //! directory); it fires once, and what fired is noted on disk first, so that the restarted agent goes on.

@@ -31,8 +31,6 @@ use crate::mount::wish_index::WishIndex;
 pub enum Order {
     /// Look at this deployment now.
     Look(DeploymentId),
-    /// Look at it a little later.
-    LookLater(DeploymentId),
     /// Tell the engine when this time has passed.
     Timer(TimerKey, Duration),
     /// Write this status soon.

@@ -21,8 +21,33 @@ pub(crate) fn recorded(place: &Place) -> Result<Vec<DeploymentId>, Complaint> {
     Ok(index.records.into_iter().collect())
 }
 
+/// Says so when this node sees no majority: what it shows may be old then.
+fn warn_without_quorum(place: &Place) -> Exit {
+    let status = place.store.json_any(paths::STATUS).ok().flatten();
+    let quorum = status
+        .as_ref()
+        .and_then(|status| status.get("quorum")?.as_bool());
+    if quorum != Some(false) {
+        return Exit::Done;
+    }
+    let missing = status
+        .as_ref()
+        .and_then(|status| status.get("missing")?.as_array().cloned());
+    let names: Vec<String> = missing
+        .into_iter()
+        .flatten()
+        .filter_map(|name| name.as_str().map(str::to_owned))
+        .collect();
+    anstream::eprintln!(
+        "warning: this node sees no majority ({} missing); what it shows may be old",
+        names.join(", ")
+    );
+    Exit::Degraded
+}
+
 /// One line a deployment.
 pub(crate) fn all(place: &Place) -> Result<Exit, Complaint> {
+    let quorum = warn_without_quorum(place);
     let index = WishIndex::scan(place.store.tree().as_ref())?;
     let mut statuses = Vec::new();
     for id in index.all() {
@@ -32,7 +57,8 @@ pub(crate) fn all(place: &Place) -> Result<Exit, Complaint> {
         .iter()
         .map(|status| exit_of(status.phase))
         .max()
-        .unwrap_or(Exit::Done);
+        .unwrap_or(Exit::Done)
+        .max(quorum);
     if place.json {
         print_json(&statuses)?;
         return Ok(worst);
@@ -66,6 +92,7 @@ pub(crate) fn all(place: &Place) -> Result<Exit, Complaint> {
 
 /// One deployment, once or until it is done.
 pub(crate) fn one(place: &Place, id: &DeploymentId, watch: bool) -> Result<Exit, Complaint> {
+    let quorum = warn_without_quorum(place);
     let mut shown = String::new();
     let mut lines = 0;
     let terminal = std::io::stdout().is_terminal();
@@ -91,7 +118,7 @@ pub(crate) fn one(place: &Place, id: &DeploymentId, watch: bool) -> Result<Exit,
             Phase::Active | Phase::Blocked | Phase::Failed | Phase::Removed
         );
         if !watch || ended {
-            return Ok(exit_of(status.phase));
+            return Ok(exit_of(status.phase).max(quorum));
         }
         std::thread::sleep(WATCH_INTERVAL.saturating_sub(began.elapsed()));
     }
@@ -164,10 +191,11 @@ pub(crate) fn exit_of(phase: Phase) -> Exit {
 
 /// What it waits for and what to do, in sentences.
 pub(crate) fn explain(place: &Place, id: &DeploymentId) -> Result<Exit, Complaint> {
+    let quorum = warn_without_quorum(place);
     let status = current(place, id)?;
     if place.json {
         print_json(&status)?;
-        return Ok(exit_of(status.phase));
+        return Ok(exit_of(status.phase).max(quorum));
     }
     let since = match status.since.is_empty() {
         true => String::new(),

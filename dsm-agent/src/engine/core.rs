@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use drivers::driver::NodeName;
+use drivers::driver::{NodeName, StepId};
 
-use super::action::{Action, PLANNER_LOCK};
+use super::action::{Action, PLANNER_LOCK, TimerKey};
 use super::driver_port::DriverPort;
 use super::event::{AbsenceVerdict, Event};
-use super::id::DeploymentId;
-use super::machine::{Absence, Machine, Timer};
+use super::id::{DeploymentId, Generation};
+use super::machine::{Absence, Machine, Running, Timer};
 use super::pass::Pass;
 use super::view::{ClusterView, View};
 
@@ -37,94 +37,11 @@ impl Engine {
         match event {
             Event::Cluster(cluster) => self.on_cluster(cluster),
             Event::View(view) => self.on_view(&view),
-            Event::LockGranted {
-                deployment,
-                lock,
-                fence,
-            } => {
-                let machine = self.machine(&deployment);
-                if lock == PLANNER_LOCK {
-                    machine.planner = Some(fence);
-                    // Another planner may have said something else meanwhile.
-                    machine.status = None;
-                    machine.outputs = None;
-                } else {
-                    machine.held.insert(lock, fence);
+            Event::ObserveAll => {
+                for machine in self.machines.values_mut() {
+                    machine.observe_again = true;
                 }
-                vec![Action::Read(deployment)]
-            }
-            Event::LockDenied { deployment, lock } => {
-                self.machine(&deployment).denied.insert(lock);
-                vec![Action::Read(deployment)]
-            }
-            Event::LockLost { deployment, lock } => {
-                let machine = self.machine(&deployment);
-                if lock == PLANNER_LOCK {
-                    machine.planner = None;
-                    machine.absence = Absence::None;
-                } else {
-                    machine.held.remove(&lock);
-                }
-                vec![Action::Read(deployment)]
-            }
-            Event::Observed {
-                deployment,
-                answers,
-                result,
-            } => {
-                let machine = self.machine(&deployment);
-                machine.observing = None;
-                machine.observed = Some((answers, result));
-                vec![Action::Read(deployment)]
-            }
-            Event::StepEnded {
-                deployment,
-                generation,
-                step,
-                attempt,
-                end,
-                dur_us,
-            } => {
-                let machine = self.machine(&deployment);
-                if let Some(running) = machine.running.get_mut(&(generation, step))
-                    && running.attempt == attempt
-                {
-                    running.end = Some((end, dur_us));
-                }
-                vec![Action::Read(deployment)]
-            }
-            Event::StepProgress {
-                deployment,
-                generation,
-                step,
-                attempt,
-                note,
-            } => {
-                let machine = self.machine(&deployment);
-                if let Some(running) = machine.running.get_mut(&(generation, step))
-                    && running.attempt == attempt
-                {
-                    running.note = Some(note);
-                }
-                vec![Action::Read(deployment)]
-            }
-            Event::Timer(key) => {
-                let deployment = key.deployment().clone();
-                let machine = self.machine(&deployment);
-                if matches!(key, super::action::TimerKey::Resumes(_)) {
-                    machine.resumes = 0;
-                    machine.timers.remove(&key);
-                } else if let Some(timer) = machine.timers.get_mut(&key) {
-                    *timer = Timer::Over;
-                }
-                vec![Action::Read(deployment)]
-            }
-            Event::AbsenceChecked {
-                deployment,
-                verdict,
-            } => {
-                self.on_absence(&deployment, verdict);
-                vec![Action::Read(deployment)]
+                self.machines.keys().cloned().map(Action::Read).collect()
             }
             Event::NotPerformed {
                 deployment,
@@ -134,13 +51,113 @@ impl Engine {
                 self.on_not_performed(&deployment, &actions);
                 Vec::new()
             }
-            Event::ObserveAll => {
-                for machine in self.machines.values_mut() {
-                    machine.observe_again = true;
-                }
-                self.machines.keys().cloned().map(Action::Read).collect()
+            other => {
+                let deployment = deployment_of(&other).cloned();
+                self.remember(other);
+                deployment.map(Action::Read).into_iter().collect()
             }
         }
+    }
+
+    /// Keeps what happened for the next pass over its deployment.
+    fn remember(&mut self, event: Event) {
+        match event {
+            Event::LockGranted {
+                deployment,
+                lock,
+                fence,
+            } => self.on_lock_granted(&deployment, lock, fence),
+            Event::LockDenied { deployment, lock } => {
+                self.machine(&deployment).denied.insert(lock);
+            }
+            Event::LockLost { deployment, lock } => self.on_lock_lost(&deployment, &lock),
+            Event::Observed {
+                deployment,
+                answers,
+                result,
+            } => {
+                let machine = self.machine(&deployment);
+                machine.observing = None;
+                machine.observed = Some((answers, result));
+            }
+            Event::StepEnded {
+                deployment,
+                generation,
+                step,
+                attempt,
+                end,
+                dur_us,
+            } => {
+                if let Some(running) = self.running(&deployment, generation, step, attempt) {
+                    running.end = Some((end, dur_us));
+                }
+            }
+            Event::StepProgress {
+                deployment,
+                generation,
+                step,
+                attempt,
+                note,
+            } => {
+                if let Some(running) = self.running(&deployment, generation, step, attempt) {
+                    running.note = Some(note);
+                }
+            }
+            Event::Timer(key) => self.on_timer(key),
+            Event::AbsenceChecked {
+                deployment,
+                verdict,
+            } => self.on_absence(&deployment, verdict),
+            Event::Cluster(_) | Event::View(_) | Event::NotPerformed { .. } | Event::ObserveAll => {
+            }
+        }
+    }
+
+    fn on_lock_granted(&mut self, deployment: &DeploymentId, lock: String, fence: u64) {
+        let machine = self.machine(deployment);
+        if lock != PLANNER_LOCK {
+            machine.held.insert(lock, fence);
+            return;
+        }
+        machine.planner = Some(fence);
+        // Another planner may have said something else meanwhile.
+        machine.status = None;
+        machine.outputs = None;
+    }
+
+    fn on_lock_lost(&mut self, deployment: &DeploymentId, lock: &str) {
+        let machine = self.machine(deployment);
+        if lock == PLANNER_LOCK {
+            machine.planner = None;
+            machine.absence = Absence::None;
+        } else {
+            machine.held.remove(lock);
+        }
+    }
+
+    fn on_timer(&mut self, key: TimerKey) {
+        let machine = self.machine(&key.deployment().clone());
+        if matches!(key, TimerKey::Resumes(_)) {
+            machine.resumes = 0;
+            machine.timers.remove(&key);
+        } else if let Some(timer) = machine.timers.get_mut(&key) {
+            *timer = Timer::Over;
+        }
+    }
+
+    /// The step that this agent runs, if it is that attempt.
+    fn running(
+        &mut self,
+        deployment: &DeploymentId,
+        generation: Generation,
+        step: StepId,
+        attempt: u32,
+    ) -> Option<&mut Running> {
+        let running = self
+            .machine(deployment)
+            .running
+            .get_mut(&(generation, step))?;
+        (running.attempt == attempt).then_some(running)
     }
 
     fn machine(&mut self, deployment: &DeploymentId) -> &mut Machine {
@@ -211,6 +228,23 @@ impl Engine {
                 _ => {}
             }
         }
+    }
+}
+
+/// Whose event it is, where it is one deployment's.
+fn deployment_of(event: &Event) -> Option<&DeploymentId> {
+    match event {
+        Event::LockGranted { deployment, .. }
+        | Event::LockDenied { deployment, .. }
+        | Event::LockLost { deployment, .. }
+        | Event::Observed { deployment, .. }
+        | Event::StepEnded { deployment, .. }
+        | Event::StepProgress { deployment, .. }
+        | Event::AbsenceChecked { deployment, .. }
+        | Event::NotPerformed { deployment, .. } => Some(deployment),
+        Event::Timer(key) => Some(key.deployment()),
+        Event::View(view) => Some(&view.id),
+        Event::Cluster(_) | Event::ObserveAll => None,
     }
 }
 

@@ -1,7 +1,8 @@
 //! Wish documents: JSON, CBOR and MessagePack bytes to one checked value.
 //!
-//! Invariants: the three formats share one reader and one set of rules; a duplicate key is refused in each; a value that
-//! JSON cannot hold exactly (bytes, tags, NaN, keys that are no text, integers beyond 2^53) is refused with its path.
+//! Invariants: the three formats share one reader and one set of rules; a duplicate key is refused in each; a value
+//! that JSON cannot hold exactly (bytes, tags, NaN, keys that are no text, integers beyond 2^53) is refused with its
+//! path.
 //! Not here: what the fields mean (`desired.rs`).
 
 use std::fmt;

@@ -62,9 +62,8 @@ impl DeploymentId {
             ));
         }
         if stem.len() > DEPLOYMENT_NAME_BYTES_MAX || parts.clone().count() > DEPLOYMENT_DEPTH_MAX {
-            return Err(format!(
-                "the name is longer than {DEPLOYMENT_NAME_BYTES_MAX} bytes or deeper than {DEPLOYMENT_DEPTH_MAX} folders"
-            ));
+            let most = format!("{DEPLOYMENT_NAME_BYTES_MAX} bytes, {DEPLOYMENT_DEPTH_MAX} folders");
+            return Err(format!("the name is longer or deeper than {most}"));
         }
         for part in parts {
             if part.is_empty() || part.starts_with('.') || part.chars().any(char::is_control) {

@@ -1,7 +1,8 @@
 //! The log of one node's share of a generation: lines, their hash chain, and the table of legal transitions.
 //!
 //! Invariants: `prev` of a line is the SHA-256 of the bytes of the line before it, of the first one the plan's digest;
-//! `seq` counts from 1 without gaps; a step's line may only be appended if the table allows it after the step's last one.
+//! `seq` counts from 1 without gaps; a step's line may only be appended if the table allows it after the step's last
+//! one.
 
 use std::collections::BTreeMap;
 

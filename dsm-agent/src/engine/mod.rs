@@ -7,6 +7,8 @@
 
 pub mod action;
 pub mod core;
+#[cfg(test)]
+mod decisions_test;
 pub mod desired;
 pub mod digest;
 pub mod document;

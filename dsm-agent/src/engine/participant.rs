@@ -1,7 +1,7 @@
 //! A node's own share: recording outcomes, observing, claiming, running steps.
 //!
-//! Invariants: a step starts only if the newest generation is open, is what the accepted wish asks for, and all that the
-//! step needs has succeeded; after a start of the agent nothing runs before this node was observed once.
+//! Invariants: a step starts only if the newest generation is open, is what the accepted wish asks for, and all that
+//! the step needs has succeeded; after a start of the agent nothing runs before this node was observed once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -122,7 +122,7 @@ impl Pass<'_> {
             return;
         }
         if !self.participants(record).contains(self.node) {
-            self.drop_claims();
+            self.drop_claims(record);
             return;
         }
         self.close_own_steps();
@@ -134,7 +134,7 @@ impl Pass<'_> {
             self.run_steps(record);
         }
         if self.actions.is_empty() && self.is_gone() {
-            self.drop_claims();
+            self.drop_claims(record);
         }
     }
 
@@ -313,11 +313,10 @@ impl Pass<'_> {
         false
     }
 
-    fn drop_claims(&mut self) {
+    /// Gives back what the deployment had here, also under the name that it was adopted from.
+    fn drop_claims(&mut self, record: &WishRecord) {
         let mut claims = self.cluster.claims.clone();
-        claims
-            .claims
-            .retain(|_, owner| owner.deployment != self.view.id);
+        claims.claims.retain(|_, owner| owner.uid != record.uid);
         if claims.claims != self.cluster.claims.claims {
             self.actions.push(Action::WriteClaims(claims));
         }
@@ -386,6 +385,16 @@ impl Pass<'_> {
             in_digest: Some(canonical_digest(&(&planned.args_digest, &inputs))),
             ..Entry::of(Ev::Started, &step.id, attempt)
         };
+        if let Some(lock) = &lock {
+            self.actions.push(Action::Append {
+                deployment: self.view.id.clone(),
+                generation: generation.number(),
+                entry: Entry {
+                    note: Some(format!("{lock}, fence {fence}")),
+                    ..Entry::of(Ev::LockAcquired, &step.id, attempt)
+                },
+            });
+        }
         let running = Running {
             attempt,
             end: None,

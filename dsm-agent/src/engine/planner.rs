@@ -478,7 +478,6 @@ impl Pass<'_> {
         plan: Plan,
         present: &BTreeSet<NodeName>,
     ) {
-        let generation = self.generation_number().next();
         let observed: BTreeMap<_, _> = self
             .view
             .observed
@@ -491,46 +490,12 @@ impl Pass<'_> {
             present,
             self.view.secrets.keys().collect::<Vec<_>>(),
         ));
-        let removed = Self::is_removing(record);
-        let digest = canonical_digest(&(&record.spec, removed, &base));
-        let intent = Intent {
-            format: FORMAT,
-            deployment: self.view.id.clone(),
-            generation,
-            reason,
-            spec: record.spec.clone(),
-            digest: record.digest.clone(),
-            removed,
-            revision: record.revision,
-            since_revision: record.since_revision,
-            inode: record.inode,
-            author: match &self.view.wish {
-                WishFile::Present(document) => document.author.clone(),
-                _ => String::new(),
-            },
-            supersedes: self.view.generation.as_ref().map(GenerationView::number),
-            request,
-            driver: DriverVersion {
-                name: record.spec.driver.clone(),
-                version: self
-                    .drivers
-                    .describe(&record.spec.driver)
-                    .map(|description| description.version)
-                    .unwrap_or_default(),
-            },
-            policy: record.policy.clone(),
-            uid: record.uid.clone(),
-            participants: self.participants(record),
-            planner: PlannerMark {
-                node: self.node.to_owned(),
-                fence,
-            },
-            at: self.view.now.clone(),
-        };
+        let intent = self.intent(record, fence, reason, request);
+        let digest = canonical_digest(&(&record.spec, intent.removed, &base));
         let plan = PlanRecord {
             format: FORMAT,
             deployment: self.view.id.clone(),
-            generation,
+            generation: intent.generation,
             digest,
             base,
             observed,
@@ -543,6 +508,46 @@ impl Pass<'_> {
             intent: Box::new(intent),
             plan: Box::new(plan),
         });
+    }
+
+    fn intent(
+        &self,
+        record: &WishRecord,
+        fence: u64,
+        reason: Reason,
+        request: Option<String>,
+    ) -> Intent {
+        let description = self.drivers.describe(&record.spec.driver);
+        Intent {
+            format: FORMAT,
+            deployment: self.view.id.clone(),
+            generation: self.generation_number().next(),
+            reason,
+            spec: record.spec.clone(),
+            digest: record.digest.clone(),
+            removed: Self::is_removing(record),
+            revision: record.revision,
+            since_revision: record.since_revision,
+            inode: record.inode,
+            author: match &self.view.wish {
+                WishFile::Present(document) => document.author.clone(),
+                _ => String::new(),
+            },
+            supersedes: self.view.generation.as_ref().map(GenerationView::number),
+            request,
+            driver: DriverVersion {
+                name: record.spec.driver.clone(),
+                version: description.map(|found| found.version).unwrap_or_default(),
+            },
+            policy: record.policy.clone(),
+            uid: record.uid.clone(),
+            participants: self.participants(record),
+            planner: PlannerMark {
+                node: self.node.to_owned(),
+                fence,
+            },
+            at: self.view.now.clone(),
+        }
     }
 
     /// Writes how the generation ended.
@@ -701,10 +706,9 @@ fn may_go_on(last: Option<&GenerationView>, present: &BTreeSet<NodeName>) -> boo
 
 fn fought_over(plan: &Plan) -> Trouble {
     let what = plan.steps.first().map_or("", |step| step.title.as_str());
+    let often = format!("was due again more than {RESUMES_A_MINUTE_MAX} times in a minute");
     Trouble::blocks(
-        format!(
-            "something else keeps changing this deployment: \"{what}\" was due again more than {RESUMES_A_MINUTE_MAX} times in a minute"
-        ),
+        format!("something else keeps changing this deployment: \"{what}\" {often}"),
         "find what changes it (configuration management, a person), then: dsm-agent retry",
     )
 }

@@ -1,7 +1,7 @@
 //! The record below `/run`: one type for each kind of file.
 //!
-//! Invariants: each document carries `format`; a higher one is an error, an older one is read; times are information for
-//! people and never decide anything. No secret is ever part of a record.
+//! Invariants: each document carries `format`; a higher one is an error, an older one is read; times are information
+//! for people and never decide anything. No secret is ever part of a record.
 //! Not here: paths (`mount/paths.rs`), the log's lines (`log.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};

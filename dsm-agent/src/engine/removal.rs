@@ -1,7 +1,7 @@
 //! Removal: absence is dangerous.
 //!
-//! Invariants: absence alone never removes anything. The tree must be the real one and have a quorum, before and after a
-//! grace; a wish that came under a new name is adopted, not removed; many at once wait for a person.
+//! Invariants: absence alone never removes anything. The tree must be the real one and have a quorum, before and after
+//! a grace; a wish that came under a new name is adopted, not removed; many at once wait for a person.
 
 use super::action::{Action, TimerKey};
 use super::event::AbsenceVerdict;

@@ -193,10 +193,28 @@ impl Pass<'_> {
             Situation::Gone(successor) => {
                 let next = match successor {
                     Some(successor) => format!("it lives on as {successor}"),
-                    None => "nothing; data that was kept is named in the log".to_owned(),
+                    None => self.kept_words(),
                 };
                 (Phase::Removed, Vec::new(), next)
             }
+        }
+    }
+
+    /// Where data was kept, as the removing steps say it in their output `kept`.
+    fn kept_words(&self) -> String {
+        let Some(generation) = &self.view.generation else {
+            return "nothing".to_owned();
+        };
+        let mut kept: Vec<String> = Vec::new();
+        for planned in &generation.plan.steps {
+            let out = generation.trace(&planned.step.id).map(|trace| &trace.out);
+            if let Some(place) = out.and_then(|out| out.get("kept")?.as_str()) {
+                kept.push(format!("{place} on {}", planned.step.node));
+            }
+        }
+        match kept.is_empty() {
+            true => "nothing".to_owned(),
+            false => format!("nothing; data was kept in {}", kept.join(", ")),
         }
     }
 

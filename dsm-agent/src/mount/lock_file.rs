@@ -1,8 +1,8 @@
 //! Lock files that this process holds: the open handles that keep them, and what their extended attributes say.
 //!
-//! Invariants: a lock is held while its handle is open (`user.lk.hold=handle`), so it ends with the process; its fence is
-//! the number in `user.lk.fence`. On a plain directory (a test's stand-in for the tree) `flock` plays the filesystem's
-//! part: who holds it holds the lock, and a counter file gives the fences.
+//! Invariants: a lock is held while its handle is open (`user.lk.hold=handle`), so it ends with the process; its fence
+//! is the number in `user.lk.fence`. On a plain directory (a test's stand-in for the tree) `flock` plays the
+//! filesystem's part: who holds it holds the lock, and a counter file gives the fences.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};

@@ -137,24 +137,9 @@ impl Performer {
                 deployment,
                 generation,
                 entry,
-            } => {
-                let succeeded = entry.step.clone().filter(|_| entry.ev == Ev::Succeeded);
-                self.append(&deployment, generation, entry, cluster, now)?;
-                if let Some(step) = succeeded {
-                    self.failpoint.reach(&step, Boundary::AfterSucceeded);
-                }
-            }
+            } => self.append_outcome(&deployment, generation, entry, cluster, now)?,
             Action::StartStep(start) => {
-                let StartStep {
-                    deployment,
-                    generation,
-                    entry,
-                    step,
-                    ..
-                } = start.as_ref();
-                self.failpoint.reach(&step.id, Boundary::BeforeStarted);
-                self.append(deployment, *generation, entry.clone(), cluster, now)?;
-                self.failpoint.reach(&step.id, Boundary::AfterStarted);
+                self.append_started(&start, cluster, now)?;
                 return Ok(Performed::Handed(Box::new(Action::StartStep(start))));
             }
             Action::WriteObserved {
@@ -177,6 +162,36 @@ impl Performer {
             }
         }
         Ok(Performed::Done)
+    }
+
+    fn append_started(
+        &self,
+        start: &StartStep,
+        cluster: &ClusterView,
+        now: &str,
+    ) -> Result<(), PerformError> {
+        let entry = start.entry.clone();
+        self.failpoint
+            .reach(&start.step.id, Boundary::BeforeStarted);
+        self.append(&start.deployment, start.generation, entry, cluster, now)?;
+        self.failpoint.reach(&start.step.id, Boundary::AfterStarted);
+        Ok(())
+    }
+
+    fn append_outcome(
+        &self,
+        id: &DeploymentId,
+        generation: Generation,
+        entry: Entry,
+        cluster: &ClusterView,
+        now: &str,
+    ) -> Result<(), PerformError> {
+        let succeeded = entry.step.clone().filter(|_| entry.ev == Ev::Succeeded);
+        self.append(id, generation, entry, cluster, now)?;
+        if let Some(step) = succeeded {
+            self.failpoint.reach(&step, Boundary::AfterSucceeded);
+        }
+        Ok(())
     }
 
     fn try_lock(&self, deployment: DeploymentId, lock: String) -> Result<Performed, PerformError> {

@@ -1,8 +1,8 @@
 //! The tree through ordinary file calls on its mount point.
 //!
 //! Invariants: reads go through `/.vfs/now`; a content change is committed and its error known when the call returns,
-//! because the descriptor is closed by hand. The root is found by path in each call, so a new mount at the same place is
-//! used at once.
+//! because the descriptor is closed by hand. The root is found by path in each call, so a new mount at the same place
+//! is used at once.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};

@@ -1,7 +1,7 @@
 //! The record below `/run`: reads it into views, writes its files.
 //!
-//! Invariants: a file that is empty is not there yet (its creation and its content are two commits); what cannot be read
-//! becomes a trouble of that deployment and never stops another; intents and plans never change, so they are kept.
+//! Invariants: a file that is empty is not there yet (its creation and its content are two commits); what cannot be
+//! read becomes a trouble of that deployment and never stops another; intents and plans never change, so they are kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};

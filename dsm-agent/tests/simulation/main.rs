@@ -116,3 +116,32 @@ fn a_renamed_wish_is_adopted_and_nothing_stops() {
         world.check_adopted("mid/other", "one");
     }
 }
+
+#[test]
+fn the_whole_record_of_a_deployment_and_a_change_is_as_it_was() {
+    let mut world = run(1, Faults::none());
+    world.save("two", &["n1", "n2"]);
+    world.settle();
+    world.check_converged("two");
+    golden("deploy_and_shrink.txt", &world.record_text());
+}
+
+/// Compares with a golden file; `UPDATE_GOLDEN=1` rewrites it, and the diff is read before it is committed.
+fn golden(name: &str, text: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/simulation/golden")
+        .join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    for (number, (left, right)) in expected.lines().zip(text.lines()).enumerate() {
+        assert_eq!(left, right, "{name}, line {}", number + 1);
+    }
+    assert_eq!(
+        expected.lines().count(),
+        text.lines().count(),
+        "{name}: number of lines"
+    );
+}

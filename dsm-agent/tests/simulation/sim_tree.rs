@@ -120,6 +120,26 @@ impl SimStore {
         }
     }
 
+    pub fn text_below(&self, prefix: &str) -> String {
+        let mut text = String::new();
+        for (path, node) in self
+            .nodes
+            .iter()
+            .filter(|(path, _)| path.starts_with(prefix))
+        {
+            match node {
+                Node::File { bytes, .. } => {
+                    text.push_str(&format!("== {path}\n{}\n", String::from_utf8_lossy(bytes)));
+                }
+                Node::Directory { guard: Some(guard) } => {
+                    text.push_str(&format!("== {path}/ guarded by {guard}\n"));
+                }
+                Node::Directory { guard: None } | Node::Link => {}
+            }
+        }
+        text
+    }
+
     fn holds(&self, node: &str, session: u64, lock: &str) -> bool {
         self.locks.get(lock).is_some_and(|held| {
             held.node == node && held.session == session && held.fence.is_some()

@@ -439,6 +439,11 @@ impl World {
         }
     }
 
+    /// Every file of the record, as one text.
+    pub fn record_text(&self) -> String {
+        self.shared.lock().unwrap().text_below("run/")
+    }
+
     pub fn check_removed(&self) {
         let status = self.status(&self.id());
         assert_eq!(
