@@ -80,8 +80,17 @@ impl Layout {
 
     /// Where a data directory is made before it gets its name: beside it, on the same file system.
     pub fn partial(&self) -> PathBuf {
+        self.beside(".partial")
+    }
+
+    /// Where a standby's copy goes that the members went on without.
+    pub fn kept(&self) -> PathBuf {
+        self.beside(".kept")
+    }
+
+    fn beside(&self, ending: &str) -> PathBuf {
         let mut name = self.data().file_name().unwrap_or_default().to_os_string();
-        name.push(".partial");
+        name.push(ending);
         self.data().with_file_name(name)
     }
 

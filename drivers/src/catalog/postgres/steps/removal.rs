@@ -49,6 +49,7 @@ pub fn remove(work: &Work<'_>, args: &args::Remove) -> Result<StepOutcome, Drive
             // Under the other name it is known to go, even if a crash leaves a part of it without its marker.
             work.host.rename(layout.data(), &layout.partial())?;
             work.host.remove_tree(&layout.partial())?;
+            work.host.remove_tree(&layout.kept())?;
             let resource = format!("data directory {}", layout.data().display());
             changes.push(change(resource, Some("present".to_owned()), None));
             None
@@ -106,9 +107,7 @@ fn set_aside(
     layout: &Layout,
     changes: &mut Vec<StateChange>,
 ) -> Result<PathBuf, DriverError> {
-    let mut name = layout.data().file_name().unwrap_or_default().to_os_string();
-    name.push(".kept");
-    let kept = layout.data().with_file_name(name);
+    let kept = layout.kept();
     work.host.remove_tree(&kept)?;
     work.host.rename(layout.data(), &kept)?;
     let resource = format!("data directory {}", layout.data().display());
