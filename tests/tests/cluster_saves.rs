@@ -177,3 +177,32 @@ fn all_daemons_killed_at_once_lose_nothing_acknowledged() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_power_cut_of_all_nodes_loses_nothing_acknowledged() -> Result<()> {
+    let mounted = Mounted::boot(3)?;
+    let nodes = mounted.three()?;
+    nodes[0].sh("mkdir /vfs/load")?;
+    let writer = nodes[1].start(&["workload", "create", "/vfs/load", "f"])?;
+    let seen = wait_for_number(&writer, 40)?;
+    for node in nodes {
+        node.power_cut()?;
+    }
+    let ended = writer.finish(limits::COMMAND_MAX)?;
+    let last = ended
+        .lines
+        .last()
+        .map_or(Ok(seen), |line| line.parse::<u64>())?;
+    mounted.cluster().boot(3)?;
+    for node in nodes {
+        formation::wait_for_leader(node)?;
+        barrier(node)?;
+        let there = node.sh("ls /vfs/load")?;
+        let there: Vec<&str> = there.lines().collect();
+        let lost: Vec<_> = (0..=last)
+            .filter(|number| !there.contains(&format!("f{number}").as_str()))
+            .collect();
+        assert!(lost.is_empty(), "{} lost {lost:?}", node.name());
+    }
+    Ok(())
+}
