@@ -47,11 +47,13 @@ fn postgres_passes_the_kit_from_deployment_to_purge() {
     let nodes = ["n1", "n2", "n3"];
     let two = wish(&nodes[..2], json!({"version": "15"}));
     let three = wish(&nodes, json!({"version": "15", "databases": ["shop"]}));
+    let kept = removed(&three, false);
     let gone = removed(&three, true);
     let kit = Kit {
         driver: &PostgresDriver,
         cluster: simulation::cluster(nodes),
-        changes: vec![two, three, gone],
+        // What was kept is taken up again by the same deployment, in one plan.
+        changes: vec![two, three.clone(), kept, three, gone],
     };
     let coverage = kit.run().unwrap_or_else(|error| panic!("{error}"));
     assert!(coverage.crashes > 200, "{coverage:?}");

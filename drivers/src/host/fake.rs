@@ -170,8 +170,8 @@ impl FakeHost {
         self.with(|machine| machine.calls)
     }
 
-    /// The calls after the first `calls` that may have changed something, counted from there. A crash at a call that only
-    /// reads is the same as one after the change before it.
+    /// The calls after the first `calls` that may have changed something, counted from there. A crash at a call that
+    /// only reads is the same as one after the change before it.
     pub fn effects_since(&self, calls: u64) -> Vec<u64> {
         self.with(|machine| {
             let later = machine.effect_calls.iter().filter(|call| **call > calls);

@@ -123,3 +123,41 @@ impl FenceGuard for Both<'_> {
         self.second.check()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+
+    struct Lost;
+
+    impl FenceGuard for Lost {
+        fn check(&self) -> Result<(), DriverError> {
+            let reason = "the test took it".to_owned();
+            Err(DriverError::Fenced { fence: 3, reason })
+        }
+    }
+
+    #[test]
+    fn without_the_fence_reading_goes_on_and_no_effect_passes() {
+        let inner = FakeHost::alone("n1");
+        let host = FencedHost::new(&inner, &Lost);
+        let (path, attributes) = (Path::new("/etc/a"), Attributes::root(0o644));
+        assert_eq!(host.read_file(path).unwrap(), None);
+        let second = Duration::from_secs(1);
+        let refused = [
+            host.write_file(path, b"", &attributes),
+            host.make_dir(path, &attributes),
+            host.set_attributes(Path::new("/etc"), &attributes),
+            host.remove_file(path),
+            host.remove_tree(path),
+            host.rename(path, Path::new("/etc/b")),
+            host.symlink(path, Path::new("/etc/b")),
+            host.run(&Command::effect(second, ["true"])).map(drop),
+        ];
+        for result in refused {
+            assert!(matches!(result, Err(DriverError::Fenced { fence: 3, .. })));
+        }
+        assert_eq!(inner.calls(), 1, "only the read reached the machine");
+    }
+}

@@ -106,3 +106,35 @@ impl Host for ReadOnlyHost<'_> {
         self.inner.pause(pause);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+
+    #[test]
+    fn every_effect_is_an_error_and_probes_run() {
+        let inner = FakeHost::alone("n1");
+        let host = ReadOnlyHost::new(&inner);
+        let (path, attributes) = (Path::new("/etc/a"), Attributes::root(0o644));
+        let second = Duration::from_secs(1);
+        let refused = [
+            host.write_file(path, b"", &attributes),
+            host.make_dir(path, &attributes),
+            host.set_attributes(path, &attributes),
+            host.remove_file(path),
+            host.remove_tree(path),
+            host.rename(path, path),
+            host.symlink(path, path),
+            host.run(&Command::effect(second, ["true"])).map(drop),
+        ];
+        for result in refused {
+            assert_eq!(result.unwrap_err().code(), "effect-while-reading");
+        }
+        assert_eq!(inner.calls(), 0);
+        assert_eq!(
+            host.run(&Command::probe(second, ["true"])).unwrap().status,
+            0
+        );
+    }
+}

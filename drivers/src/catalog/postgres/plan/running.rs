@@ -150,10 +150,11 @@ impl Planner<'_> {
             let written = self.configure(node, "configure", &settings, &facts, &needs);
             let lowered = self.control_at_most(&facts, &settings);
             let awaits = self.view.is_present(primary);
-            return (
-                self.run(node, &facts, restarts, &written, awaits, lowered),
-                None,
-            );
+            let running = self.run(node, &facts, restarts, &written, awaits, lowered);
+            let receives = facts.server.as_ref().is_some_and(|server| server.receiving);
+            let streaming = (!receives && self.is_to_be_named(node))
+                .then(|| self.await_streaming(node, &[&running, admitted]));
+            return (running, streaming);
         }
         let data = match &facts.data {
             Data::Foreign { .. } => self.adopt(node, &facts, &installed),
@@ -169,21 +170,18 @@ impl Planner<'_> {
         };
         let written = self.configure(node, "configure", &settings, &blank, &[&data, admitted]);
         let started = self.start(node, &blank, &written);
-        let words = Words::new(
-            "wait until it streams",
-            "it has joined when it follows the primary",
-        );
+        let streaming = self.await_streaming(node, &[&started]);
+        (started, Some(streaming))
+    }
+
+    fn await_streaming(&mut self, node: &str, needs: &[&Link]) -> Link {
+        let reason = "it has joined when it follows the primary";
+        let words = Words::new("wait until it streams", reason);
         let args = At {
             place: self.place.clone(),
         };
-        let streaming = self.builder.step(
-            node,
-            (Op::AwaitStreaming, "await-streaming"),
-            &words,
-            &args,
-            &[&started],
-        );
-        (started, Some(streaming))
+        let op = (Op::AwaitStreaming, "await-streaming");
+        self.builder.step(node, op, &words, &args, needs)
     }
 
     /// The third round, when some of the special parameters rise and others fall.

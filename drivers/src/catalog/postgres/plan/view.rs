@@ -255,7 +255,9 @@ fn refuse_data(view: &View<'_>, node: &str, facts: &Facts) -> Result<(), Refusal
         }
         Data::Ours { version, .. } if *version != MAJOR.to_string() => {
             let reason = format!("{directory} on {node} holds data of PostgreSQL {version}");
-            let hint = "major upgrades are not in this version: dump it there, load it into a new deployment".to_owned();
+            let hint =
+                "major upgrades are not in this version: dump it, load it into a new deployment"
+                    .to_owned();
             Err(refusal(Some(node), Some("params.version"), reason, hint))
         }
         Data::Ours {

@@ -26,6 +26,12 @@ impl Planner<'_> {
         synchronous_names(self.synchronous_members().into_iter().filter(is_named))
     }
 
+    /// Whether commits should wait for `node` and do not yet: it has to be seen streaming first.
+    pub(super) fn is_to_be_named(&self, node: &str) -> bool {
+        let names = self.interim_synchronous(&self.view.primary_facts());
+        self.synchronous_members().contains(&node) && !names.contains(&format!("\"{node}\""))
+    }
+
     pub(super) fn synchronous_members(&self) -> Vec<&str> {
         if self.view.checked.params.is_async || self.view.wish.nodes.len() < SYNCHRONOUS_MEMBERS_MIN
         {
