@@ -151,12 +151,19 @@ impl ControlGroup {
                 limits::RELEASE_MAX,
                 || Ok(remove_tree(folder)),
             )?;
-            // The parents go with the last node; until then this fails, which is right.
+        }
+        Ok(())
+    }
+
+    /// Removes the groups above, if no other node has one: only once this node never boots again, because others may
+    /// boot meanwhile.
+    pub fn remove_parents(&self) {
+        for folder in &self.folders {
             for parent in folder.ancestors().skip(1).take(2) {
+                // Fails while another node has its groups there, which is right.
                 let _ = fs::remove_dir(parent);
             }
         }
-        Ok(())
     }
 
     fn unified(&self) -> &Path {

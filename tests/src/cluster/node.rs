@@ -245,6 +245,7 @@ impl Node {
     /// If a part cannot be taken away; the others are.
     pub fn remove(&self) -> Result<()> {
         let ended = self.end(self.init()?);
+        self.control_groups()?.remove_parents();
         let unplugged = self.cluster.switch().ensure_no_cable(&self.name);
         ended.and(unplugged)?;
         fs::remove_dir_all(&self.folder)
