@@ -15,6 +15,9 @@ use crate::driver::StateChange;
 use crate::error::DriverError;
 use crate::host::{Attributes, Command, Host};
 
+/// Lines of a service's journal that are read after a failed start.
+const JOURNAL_LINES: &str = "6";
+
 /// What a service does when its configuration changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnChange {
@@ -105,20 +108,33 @@ impl ServiceRunning {
             ["systemctl", verb, &self.unit],
         ))?;
         if output.status != 0 {
-            return Err(DriverError::retryable(
-                "service-not-started",
-                format!(
-                    "systemctl {verb} {} ended with status {}: {}",
-                    self.unit,
-                    output.status,
-                    output.last_words()
-                ),
-            ));
+            let words = last_words_of(host, &self.unit).unwrap_or_else(|| output.last_words());
+            let what = format!("systemctl {verb} {} ended with status", self.unit);
+            let message = format!("{what} {}: {words}", output.status);
+            return Err(DriverError::retryable("service-not-started", message));
         }
         let note = loaded_note_path(&self.unit);
         directory::make_parents(host, &note)?;
         host.write_file(&note, digest.as_bytes(), &Attributes::root(0o644))
     }
+}
+
+/// What the service itself wrote last: systemctl only says that it failed. `None` where there is no journal.
+fn last_words_of(host: &dyn Host, unit: &str) -> Option<String> {
+    let of_unit = format!("_SYSTEMD_UNIT={unit}");
+    let argv = [
+        "journalctl",
+        "--no-pager",
+        "--quiet",
+        "-o",
+        "cat",
+        "-n",
+        JOURNAL_LINES,
+        &of_unit,
+    ];
+    let output = host.run(&Command::probe(SYSTEMCTL_TIMEOUT, argv)).ok()?;
+    let words = output.last_words();
+    (output.status == 0 && !words.is_empty()).then_some(words)
 }
 
 impl State for ServiceRunning {
