@@ -24,6 +24,7 @@ use crate::engine::record::{FORMAT, NodeRecord, Status};
 use crate::failpoint::Failpoint;
 use crate::host::executor::{Executor, ExecutorParts};
 use crate::host::facts::node_facts;
+use crate::host::uid_memory::UidMemory;
 use crate::limits::{
     HEARTBEAT_INTERVAL, PASSES_AT_ONCE_MAX, STATUS_DELAY, STATUS_INTERVAL, STOP_GRACE,
     SWEEP_INTERVAL, TREE_RETRY,
@@ -50,6 +51,8 @@ pub struct AgentSetup {
     pub host: Arc<dyn Host>,
     /// File with the node's age identity.
     pub identity: PathBuf,
+    /// Directory for what this node keeps outside the tree.
+    pub state_dir: PathBuf,
     /// Labels of this node.
     pub labels: BTreeMap<String, String>,
     /// Testing aid.
@@ -194,6 +197,7 @@ impl Loop {
             performer,
             executor: Arc::clone(&executor),
             orders: order_sender,
+            memory: UidMemory::new(&setup.state_dir),
             engine: Engine::new(node.clone(), setup.registry.clone()),
         }));
         reconciler.set_watcher(TreeWatcher::new(&setup.root, hint_sender.clone())?);

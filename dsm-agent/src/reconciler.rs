@@ -18,6 +18,7 @@ use crate::engine::id::{DeploymentId, FileKind, classify};
 use crate::engine::record::{Phase, Status};
 use crate::engine::view::{ClusterView, View, WishFile};
 use crate::host::executor::Executor;
+use crate::host::uid_memory::UidMemory;
 use crate::limits::ROUNDS_A_PASS_MAX;
 use crate::mount::paths;
 use crate::mount::performer::{PerformError, Performed, Performer};
@@ -55,6 +56,7 @@ pub struct Reconciler {
     performer: Performer,
     executor: Arc<Executor>,
     orders: UnboundedSender<Order>,
+    memory: UidMemory,
     engine: Mutex<Engine>,
     cluster: Mutex<ClusterView>,
     index: Mutex<WishIndex>,
@@ -79,6 +81,8 @@ pub struct ReconcilerParts {
     pub executor: Arc<Executor>,
     /// Where orders go.
     pub orders: UnboundedSender<Order>,
+    /// What this node keeps outside the tree.
+    pub memory: UidMemory,
     /// Decides.
     pub engine: Engine,
 }
@@ -92,6 +96,7 @@ impl Reconciler {
             performer: parts.performer,
             executor: parts.executor,
             orders: parts.orders,
+            memory: parts.memory,
             engine: Mutex::new(parts.engine),
             cluster: Mutex::default(),
             index: Mutex::default(),
@@ -133,7 +138,7 @@ impl Reconciler {
         let mut round = 0;
         for _ in 0..ROUNDS_A_PASS_MAX {
             let index = lock(&self.index).clone();
-            let view = match self.store.view(id, round, clock::now(), &index) {
+            let mut view = match self.store.view(id, round, clock::now(), &index) {
                 Ok(view) => view,
                 Err(error) => return self.refused(id, Vec::new(), &error),
             };
@@ -148,6 +153,7 @@ impl Reconciler {
                     Err(error) => return self.refused(id, Vec::new(), &error),
                 }
             }
+            self.remember(&mut view);
             let actions = lock(&self.engine).on_event(Event::View(Box::new(view)));
             if actions.is_empty() {
                 return PassEnd::Quiet;
@@ -158,6 +164,19 @@ impl Reconciler {
             }
         }
         PassEnd::Again
+    }
+
+    /// Keeps the uid of a deployment of this node, or recalls it when the record is lost.
+    fn remember(&self, view: &mut View) {
+        let Some(record) = &view.record else {
+            view.remembered_uid = self.memory.recall(&view.id);
+            return;
+        };
+        if record.spec.nodes.contains(&self.node)
+            && let Err(error) = self.memory.keep(&view.id, &record.uid)
+        {
+            tracing::warn!(%error, deployment = %view.id, "the uid was not kept on this node");
+        }
     }
 
     fn refused(

@@ -79,9 +79,12 @@ pub(crate) fn plan(place: &Place, args: &PlanArgs) -> Result<Exit, Complaint> {
         }))?;
         return Ok(Exit::Done);
     }
-    let count = plan.changes.len();
+    let changes = match plan.changes.len() {
+        1 => "1 change".to_owned(),
+        count => format!("{count} changes"),
+    };
     anstream::println!(
-        "{id}   generation {last} -> {}    {count} changes, {} steps",
+        "{id}   generation {last} -> {}    {changes}; steps: {}",
         last + 1,
         plan.steps.len()
     );

@@ -52,6 +52,7 @@ pub(crate) fn run(
         registry: Arc::new(drivers::registry::builtin()),
         host: Arc::new(LinuxHost),
         identity: place.identity.clone(),
+        state_dir: state_dir.clone(),
         labels: config.labels.clone(),
         failpoint: Arc::new(Failpoint::new(crash_at, &state_dir)),
         stop: stop.clone(),

@@ -148,6 +148,7 @@ fn view(wish: WishFile) -> View {
         adoptable: None,
         successor: None,
         told: None,
+        remembered_uid: None,
         broken: Vec::new(),
     }
 }

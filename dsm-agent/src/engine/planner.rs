@@ -116,7 +116,10 @@ impl Pass<'_> {
                 let uid = new_uid(&self.cluster.cluster, fence);
                 format!("{uid}r{}", document.revision)
             }
-            (None, None) => new_uid(&self.cluster.cluster, fence),
+            (None, None) => match &self.view.remembered_uid {
+                Some(uid) => uid.clone(),
+                None => new_uid(&self.cluster.cluster, fence),
+            },
         };
         let record = WishRecord {
             format: FORMAT,

@@ -105,6 +105,7 @@ impl Pass<'_> {
         let nodes = record
             .map(|record| self.node_rows(record))
             .unwrap_or_default();
+        let steps = generation.map_or((0, 0), steps_done_and_total);
         let waiting_on = conditions.iter().filter(|trouble| trouble.waits);
         let outputs = match (phase, record) {
             (Phase::Active | Phase::Degraded, Some(record)) => {
@@ -126,8 +127,8 @@ impl Pass<'_> {
                 WishFile::Present(document) => document.revision,
                 _ => 0,
             },
-            steps_done: nodes.iter().map(|node| node.done).sum(),
-            steps_total: nodes.iter().map(|node| node.total).sum(),
+            steps_done: steps.0,
+            steps_total: steps.1,
             waiting_on: waiting_on.map(|trouble| trouble.reason.clone()).collect(),
             last_error: failed.or_else(|| latest_error(generation)),
             next_action,
@@ -303,6 +304,17 @@ impl Pass<'_> {
         }
         row
     }
+}
+
+/// Of all nodes, also of those that leave with this generation.
+fn steps_done_and_total(generation: &GenerationView) -> (u64, u64) {
+    let mut done = 0;
+    let mut total = 0;
+    for planned in &generation.plan.steps {
+        total += 1;
+        done += u64::from(generation.state(&planned.step.id) == StepState::Done);
+    }
+    (done, total)
 }
 
 fn waits_for(generation: &GenerationView, step: &Step) -> String {

@@ -105,6 +105,8 @@ pub struct View {
     pub successor: Option<(DeploymentId, bool)>,
     /// What people were told last; read only when the deployment is to go.
     pub told: Option<Phase>,
+    /// The uid that this node remembers, in case the record is lost.
+    pub remembered_uid: Option<String>,
     /// Records that cannot be read.
     pub broken: Vec<Trouble>,
 }

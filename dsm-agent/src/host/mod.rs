@@ -4,3 +4,4 @@ pub mod executor;
 pub mod facts;
 pub mod secrets;
 pub mod step_guard;
+pub mod uid_memory;

@@ -96,6 +96,7 @@ impl RunStore {
         Ok(View {
             id: id.clone(),
             told,
+            remembered_uid: None,
             round,
             now,
             wish,

@@ -192,6 +192,21 @@ fn an_idle_agent_writes_nothing() {
 }
 
 #[test]
+fn a_lost_record_is_observed_and_planned_again_and_nothing_is_redone() {
+    let mut sandbox = Sandbox::new();
+    sandbox.start(None);
+    sandbox.wish("a", "one");
+    sandbox.wait_phase("mid/a", "Active");
+    let uid = sandbox.uids();
+    sandbox.kill();
+    sandbox.remove_tree("run/mid/a");
+    sandbox.start(None);
+    sandbox.wait_phase("mid/a", "Active");
+    assert_eq!(sandbox.uids(), uid);
+    assert_eq!(sandbox.evs("mid/a", 1), ["decision"]);
+}
+
+#[test]
 fn secrets_are_sealed_and_opened_by_the_node_alone() {
     let mut sandbox = Sandbox::new();
     sandbox.start(None);

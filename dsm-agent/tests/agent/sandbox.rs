@@ -150,6 +150,16 @@ impl Sandbox {
         std::fs::remove_file(self.tree().join(path)).unwrap();
     }
 
+    pub fn remove_tree(&self, path: &str) {
+        std::fs::remove_dir_all(self.tree().join(path)).unwrap();
+    }
+
+    pub fn kill(&mut self) {
+        let mut agent = self.agent.take().unwrap();
+        agent.kill().unwrap();
+        agent.wait().unwrap();
+    }
+
     pub fn target(&self, name: &str) -> PathBuf {
         self.path("out").join(name)
     }
@@ -236,7 +246,7 @@ impl Sandbox {
     }
 
     /// The uids of all deployments, which name the `file` driver's notes.
-    fn uids(&self) -> Vec<String> {
+    pub fn uids(&self) -> Vec<String> {
         let mut uids = Vec::new();
         walk(&self.tree().join("run"), &mut |path| {
             if path.ends_with("plans/wish.json") {
