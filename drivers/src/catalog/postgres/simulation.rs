@@ -254,6 +254,10 @@ fn start(machine: &mut Machine, unit: &str, uid: &str) -> Result<(), String> {
         ));
     }
     let started_with = settings(machine, &conf)?;
+    // A library that does not exist is found out by a start only.
+    if started_with.contains_key("shared_preload_libraries") {
+        return Err("FATAL: could not access file: No such file or directory".to_owned());
+    }
     let mut disk = disk(machine, &data);
     let values = special(&started_with);
     if machine.exists(&data.join("standby.signal")) {

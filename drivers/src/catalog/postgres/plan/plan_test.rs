@@ -393,3 +393,30 @@ fn a_file_changed_by_hand_is_taken_back() {
         .converge(&three())
         .unwrap_or_else(|error| panic!("{error}"));
 }
+
+#[test]
+fn a_value_that_no_server_starts_with_stops_at_the_first_standby_and_a_later_wish_heals_it() {
+    let bench = Bench::new();
+    let deployment = bench.deployment();
+    deployment.converge(&three()).unwrap();
+    let mut bad = three();
+    let Desired::Running(wish) = &mut bad else {
+        unreachable!()
+    };
+    wish.params["shared_preload_libraries"] = json!("no_such_library");
+    let error = deployment.converge(&bad).unwrap_err().to_string();
+    assert!(error.starts_with("n2/restart: "), "{error}");
+    assert!(error.contains("could not access file"), "{error}");
+    let unit = "contextos-postgres-u1.service";
+    let starts = |node: &str| bench.hosts[node].with(|machine| machine.units[unit].starts);
+    assert_eq!(
+        (starts("n1"), starts("n3")),
+        (1, 1),
+        "primary and the other standby run on"
+    );
+    deployment
+        .converge(&three())
+        .unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((starts("n1"), starts("n3")), (1, 1));
+    assert!(bench.hosts["n2"].with(|machine| machine.units[unit].active));
+}
