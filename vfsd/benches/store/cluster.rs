@@ -50,64 +50,11 @@ impl Drop for Cluster<'_> {
 pub fn measure(plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
     let mut cluster = Cluster::start(plan)?;
     let leader = cluster.leader()?;
-    let follower = (leader + 1) % 3;
-    let [at_leader, at_follower] =
-        [leader, follower].map(|node| cluster.daemons[node].mount.clone());
+    let mounts = [leader, (leader + 1) % 3].map(|node| cluster.daemons[node].mount.clone());
     for folder in ["single", "new", "events"] {
-        fs::create_dir_all(at_leader.join(folder))?;
+        fs::create_dir_all(mounts[0].join(folder))?;
     }
-    for (mount, overwrite, new) in [
-        (
-            &at_leader,
-            (
-                "save_overwrite_ms",
-                "save of 256 B over a file, at the leader",
-            ),
-            ("save_new_ms", "save of 256 B as a new file, at the leader"),
-        ),
-        (
-            &at_follower,
-            (
-                "save_overwrite_follower_ms",
-                "save of 256 B over a file, at a follower",
-            ),
-            (
-                "save_new_follower_ms",
-                "save of 256 B as a new file, at a follower",
-            ),
-        ),
-    ] {
-        let one = mount.join("single/file");
-        report.times(
-            overwrite.0,
-            overwrite.1,
-            times(plan.samples, |_| save(&one))?,
-        );
-        let folder = mount.join("new");
-        let name = |number: usize| folder.join(format!("{}-{number}", overwrite.0));
-        report.times(
-            new.0,
-            new.1,
-            times(plan.samples, |number| save(&name(number)))?,
-        );
-    }
-    let seen = event_times(plan, &at_leader.join("events"), &at_follower.join("events"))?;
-    report.times(
-        "event_remote_ms",
-        "start of a save at the leader to IN_CLOSE_WRITE elsewhere",
-        seen,
-    );
-    let file = at_follower.join("single/file");
-    report.times(
-        "stat_ms",
-        "stat",
-        times(plan.samples, |_| Ok(fs::metadata(&file).map(drop)?))?,
-    );
-    report.times(
-        "read_ms",
-        "open, read 256 B, close",
-        times(plan.samples, |_| Ok(fs::read(&file).map(drop)?))?,
-    );
+    measure_single_calls(plan, report, &mounts)?;
     for (key, label, writers) in [
         (
             "writes_per_s_16",
@@ -122,19 +69,71 @@ pub fn measure(plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
     ] {
         report.number(key, label, cluster.rate(writers)?);
     }
-    report.number(
-        "rss_mib",
-        "memory of the leader, MiB",
-        cluster.daemons[leader].rss_mib()?,
-    );
-    let gaps = (0..plan.kills)
-        .map(|_| cluster.leader_kill_gap())
-        .collect::<anyhow::Result<Vec<f64>>>()?;
+    let memory = cluster.daemons[leader].rss_mib()?;
+    report.number("rss_mib", "memory of the leader, MiB", memory);
+    let gaps = (0..plan.kills).map(|_| cluster.leader_kill_gap());
+    let gaps = gaps.collect::<anyhow::Result<Vec<f64>>>()?;
     report.times(
         "leader_kill_gap_ms",
-        "longest gap between saves when the leader is killed",
+        "longest gap between saves, leader killed",
         gaps,
     );
+    Ok(())
+}
+
+const AT_LEADER: [(&str, &str); 2] = [
+    (
+        "save_overwrite_ms",
+        "save of 256 B over a file, at the leader",
+    ),
+    ("save_new_ms", "save of 256 B as a new file, at the leader"),
+];
+const AT_FOLLOWER: [(&str, &str); 2] = [
+    (
+        "save_overwrite_follower_ms",
+        "save of 256 B over a file, at a follower",
+    ),
+    (
+        "save_new_follower_ms",
+        "save of 256 B as a new file, at a follower",
+    ),
+];
+
+/// One caller after the other, at the leader and at a follower.
+fn measure_single_calls(
+    plan: &Plan,
+    report: &mut Report,
+    mounts: &[PathBuf; 2],
+) -> anyhow::Result<()> {
+    for (mount, [overwrite, new]) in mounts.iter().zip([AT_LEADER, AT_FOLLOWER]) {
+        let one = mount.join("single/file");
+        report.times(
+            overwrite.0,
+            overwrite.1,
+            times(plan.samples, |_| save(&one))?,
+        );
+        let name = |number: usize| mount.join(format!("new/{}-{number}", new.0));
+        report.times(
+            new.0,
+            new.1,
+            times(plan.samples, |number| save(&name(number)))?,
+        );
+    }
+    let [at_leader, at_follower] = mounts;
+    let seen = event_times(plan, &at_leader.join("events"), &at_follower.join("events"))?;
+    report.times(
+        "event_remote_ms",
+        "start of a save to IN_CLOSE_WRITE elsewhere",
+        seen,
+    );
+    let file = at_follower.join("single/file");
+    report.times(
+        "stat_ms",
+        "stat",
+        times(plan.samples, |_| Ok(fs::metadata(&file).map(drop)?))?,
+    );
+    let read = times(plan.samples, |_| Ok(fs::read(&file).map(drop)?))?;
+    report.times("read_ms", "open, read 256 B, close", read);
     Ok(())
 }
 

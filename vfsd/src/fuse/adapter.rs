@@ -8,13 +8,14 @@ use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::convert::{
@@ -49,6 +50,8 @@ pub struct Adapter {
 
 impl Adapter {
     /// Runs an operation that waits for a majority, and answers with its result.
+    ///
+    /// Its first steps run on this thread, up to where it waits: the proposal leaves without a hop to another thread.
     fn run<T: Send + 'static>(
         &self,
         request: &Request,
@@ -56,8 +59,13 @@ impl Adapter {
         answer: impl FnOnce(FsResult<T>) + Send + 'static,
     ) {
         let (interrupts, tid) = (self.interrupts.clone(), request.pid());
-        self.runtime
-            .spawn(async move { answer(interrupts.run(tid, operation).await) });
+        let mut task = Box::pin(async move { answer(interrupts.run(tid, operation).await) });
+        let _runtime = self.runtime.enter();
+        // Whatever would have woken this first look is looked at again by the task.
+        let first_look = task.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        if first_look.is_pending() {
+            self.runtime.spawn(task);
+        }
     }
 
     /// Runs an operation that changes names in `directories`, whose locks the kernel holds until the answer.
@@ -105,19 +113,16 @@ impl Adapter {
         self.tickets.of(request.pid())
     }
 
-    /// Attributes of an inode that a ticket names, as they are now; one more reference of the kernel.
-    fn attr_for_replay(&self, inode: &Arc<Inode>, loses_link: bool) -> Attr {
+    /// Attributes of an inode that a ticket names: as they are now, but for its links, which are those of the entry.
+    /// One more reference of the kernel.
+    fn attr_for_replay(&self, inode: &Arc<Inode>) -> Attr {
         let now = self.fs.attr(inode.number.0);
-        let mut attr = now.unwrap_or_else(|_| Attr {
-            links: 0,
-            ..Attr::of(inode)
-        });
-        if loses_link && !inode.is_directory() {
-            attr.links += 1;
-        }
-        if inode.is_directory() {
-            attr.links = attr.links.max(2);
-        }
+        // A link too few would tell the kernel too early that a file is gone for good.
+        let links = inode.links().max(1);
+        let attr = Attr {
+            links,
+            ..now.unwrap_or_else(|_| Attr::of(inode))
+        };
         self.fs.lookups().add(inode.number);
         if self.fs.state().tree().inode(inode.number).is_none() {
             self.fs.lookups().keep_gone(inode);
@@ -127,11 +132,7 @@ impl Adapter {
 
     fn entry_for_replay(&self, ticket: &Ticket, reply: ReplyEntry) {
         match &ticket.inode {
-            Some(inode) => reply.entry(
-                &TTL,
-                &file_attr(&self.attr_for_replay(inode, false)),
-                GENERATION,
-            ),
+            Some(inode) => reply.entry(&TTL, &file_attr(&self.attr_for_replay(inode)), GENERATION),
             None => reply.error(Errno::EIO),
         }
     }
@@ -209,7 +210,7 @@ impl Filesystem for Adapter {
         {
             match &before.inode {
                 Some(inode) => {
-                    let attr = self.attr_for_replay(inode, before.loses_link);
+                    let attr = self.attr_for_replay(inode);
                     reply.entry(&TTL, &file_attr(&attr), GENERATION);
                 }
                 None => reply.error(Errno::ENOENT),
@@ -680,6 +681,21 @@ impl Filesystem for Adapter {
         let (fs, caller, name) = (self.fs.clone(), caller(request), name.to_owned());
         let operation = async move { fs.remove_xattr(caller, node.0, &name).await };
         self.run(request, operation, empty(reply));
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        _handle: FileHandle,
+        _flags: IoctlFlags,
+        _command: u32,
+        _input: &[u8],
+        _output_len: u32,
+        reply: ReplyIoctl,
+    ) {
+        // What every program asks that wants to know whether it writes to a terminal.
+        reply.error(Errno::ENOTTY);
     }
 
     fn fallocate(

@@ -17,7 +17,6 @@ use crate::fs::FileSystem;
 use crate::limits::REPLAY_STALE_TRIES_MAX;
 use crate::state_machine::ids::InodeNo;
 use crate::state_machine::inode::{Inode, Kind};
-use crate::state_machine::name::Name;
 use crate::state_machine::outcome::Change;
 
 /// A mount's root, and the way to tell its kernel about stale pages. Replaced when the mount is.
@@ -76,96 +75,75 @@ impl Replayer {
     }
 
     fn raise(&self, root: &MountRoot, event: &Event) -> io::Result<()> {
-        match event {
-            Event::Rescan(directory) => self.touch_attributes(root, *directory),
-            Event::Change(Change::Created {
+        let (change, inode, replaced) = match event {
+            Event::Rescan(directory) => return self.touch_directory(root, *directory),
+            Event::Change {
+                change,
+                inode,
+                replaced,
+            } => (change, inode, replaced.as_ref()),
+        };
+        match change {
+            Change::Created {
+                parent, name, link, ..
+            } => self.create(root, (*parent, name), inode, *link),
+            Change::Removed {
                 parent,
                 name,
-                inode,
-                link,
-            }) => self.create(root, *parent, name, *inode, *link),
-            Event::Change(Change::Removed {
-                parent,
-                name,
-                inode,
                 directory,
                 ..
-            }) => self.remove(root, *parent, name, *inode, *directory),
-            Event::Change(change @ Change::Renamed { .. }) => self.rename(root, change),
-            Event::Change(Change::Modified { inode, closed, .. }) => {
-                let touch = if *closed {
-                    Touch::ModifyAndClose
-                } else {
-                    Touch::Modify
-                };
-                self.touch_content(root, *inode, touch)
+            } => self.remove(root, (*parent, name), inode, *directory),
+            Change::Renamed { .. } => self.rename(root, change, inode, replaced),
+            Change::Modified { closed: true, .. } => {
+                self.touch_content(root, inode, Touch::ModifyAndClose)
             }
-            Event::Change(Change::ClosedWrite { inode }) => {
-                self.touch_content(root, *inode, Touch::Close)
+            Change::Modified { closed: false, .. } => {
+                self.touch_content(root, inode, Touch::Modify)
             }
-            Event::Change(Change::Attributes { inode }) => self.touch_attributes(root, *inode),
-            Event::Change(Change::Gone(_)) => Ok(()),
+            Change::ClosedWrite { .. } => self.touch_content(root, inode, Touch::Close),
+            Change::Attributes { .. } => self.touch_attributes(root, inode),
+            Change::Gone(_) => Ok(()),
         }
     }
 
     fn create(
         &self,
         root: &MountRoot,
-        parent: InodeNo,
-        name: &[u8],
-        inode: InodeNo,
+        at: (InodeNo, &[u8]),
+        inode: &Arc<Inode>,
         link: bool,
     ) -> io::Result<()> {
-        let is_there = self.fs.state().tree().lookup(parent, name) == Ok(inode);
-        if !is_there && !self.queue.departs_later(parent, name) {
-            // A call of this node has removed it since; its own event has told that already.
+        if !self.queue.is_telling(at.0, at.1, inode.number) {
             return Ok(());
         }
-        let Some(node) = self.inode(inode) else {
-            return Ok(());
-        };
-        let directory = open_directory(root, parent)?;
-        let path = c_string(name)?;
-        let before = vec![NameBefore {
-            parent,
-            name: name.to_vec(),
-            inode: None,
-            loses_link: false,
-        }];
+        let directory = open_directory(root, at.0)?;
+        let path = c_string(at.1)?;
         let ticket = Ticket {
-            before,
-            inode: Some(node.clone()),
+            before: vec![name_before(at, None)],
+            inode: Some(inode.clone()),
         };
         if link {
-            let target = open_by_handle(root, inode, libc::O_PATH)?;
+            let target = open_by_handle(root, inode.number, libc::O_PATH)?;
             return self.tickets.under(ticket, || {
                 link_at(target.as_raw_fd(), directory.as_raw_fd(), &path)
             });
         }
-        self.tickets
-            .under(ticket, || make_at(directory.as_raw_fd(), &path, &node.kind))
+        self.tickets.under(ticket, || {
+            make_at(directory.as_raw_fd(), &path, &inode.kind)
+        })
     }
 
     fn remove(
         &self,
         root: &MountRoot,
-        parent: InodeNo,
-        name: &[u8],
-        inode: InodeNo,
+        at: (InodeNo, &[u8]),
+        inode: &Arc<Inode>,
         is_directory: bool,
     ) -> io::Result<()> {
-        let Some(node) = self.inode(inode) else {
-            return Ok(());
-        };
-        let directory = open_directory(root, parent)?;
-        let path = c_string(name)?;
-        let before = vec![NameBefore {
-            parent,
-            name: name.to_vec(),
-            inode: Some(node),
-            loses_link: true,
-        }];
+        let directory = open_directory(root, at.0)?;
+        let path = c_string(at.1)?;
         let flags = if is_directory { libc::AT_REMOVEDIR } else { 0 };
+        let before = vec![name_before(at, Some(inode))];
         self.tickets.under(
             Ticket {
                 before,
@@ -178,41 +156,32 @@ impl Replayer {
         )
     }
 
-    fn rename(&self, root: &MountRoot, change: &Change) -> io::Result<()> {
+    fn rename(
+        &self,
+        root: &MountRoot,
+        change: &Change,
+        inode: &Arc<Inode>,
+        replaced: Option<&Arc<Inode>>,
+    ) -> io::Result<()> {
         let Change::Renamed {
             parent,
             name,
             new_parent,
             new_name,
-            inode,
-            replaced,
             exchange,
+            ..
         } = change
         else {
             return Ok(());
         };
-        let Some(node) = self.inode(*inode) else {
-            return Ok(());
-        };
-        let target = replaced.and_then(|(replaced, _)| self.inode(replaced));
         let (from, to) = (
             open_directory(root, *parent)?,
             open_directory(root, *new_parent)?,
         );
         let (old, new) = (c_string(name)?, c_string(new_name)?);
         let before = vec![
-            NameBefore {
-                parent: *parent,
-                name: name.clone(),
-                inode: Some(node),
-                loses_link: false,
-            },
-            NameBefore {
-                parent: *new_parent,
-                name: new_name.clone(),
-                inode: target,
-                loses_link: !exchange,
-            },
+            name_before((*parent, name), Some(inode)),
+            name_before((*new_parent, new_name), replaced),
         ];
         let flags = if *exchange { libc::RENAME_EXCHANGE } else { 0 };
         self.tickets.under(
@@ -247,103 +216,101 @@ impl Replayer {
         )
     }
 
-    /// Raises content events on every name of a file.
-    fn touch_content(&self, root: &MountRoot, inode: InodeNo, touch: Touch) -> io::Result<()> {
-        if self.fs.is_open(inode) {
+    /// Raises content events on every name that a file had then.
+    fn touch_content(&self, root: &MountRoot, inode: &Arc<Inode>, touch: Touch) -> io::Result<()> {
+        if self.fs.is_open(inode.number) {
             // Pages of mappings may be old now.
-            root.notifier.inval_inode(fuser::INodeNo(inode.0), 0, 0)?;
+            root.notifier
+                .inval_inode(fuser::INodeNo(inode.number.0), 0, 0)?;
         }
-        let Some(node) = self.fs.state().tree().inode(inode).cloned() else {
-            return Ok(());
-        };
-        node.names
-            .iter()
-            .try_for_each(|(parent, name)| self.touch_name(root, *parent, name, &node, touch))
-    }
-
-    fn touch_name(
-        &self,
-        root: &MountRoot,
-        parent: InodeNo,
-        name: &Name,
-        node: &Arc<Inode>,
-        touch: Touch,
-    ) -> io::Result<()> {
-        if !self.fs.lookups().is_known(parent) && !self.fs.lookups().is_known(node.number) {
-            return Ok(());
-        }
-        let directory = open_directory(root, parent)?;
-        let path = c_string(name.as_bytes())?;
-        let ticket = Ticket {
-            before: Vec::new(),
-            inode: Some(node.clone()),
-        };
-        self.tickets.under(ticket, || {
-            let access = if touch == Touch::Modify {
-                libc::O_PATH
-            } else {
-                libc::O_WRONLY
-            };
-            let file = open_at(
-                directory.as_raw_fd(),
-                &path,
-                access | libc::O_NOFOLLOW | libc::O_NONBLOCK,
-            )?;
-            match touch {
-                Touch::Close => Ok(()),
-                Touch::ModifyAndClose => {
-                    let size = size_of_file(file.as_raw_fd())?;
-                    // SAFETY: the descriptor is open for writing; the size is the file's own.
-                    check(unsafe { libc::ftruncate(file.as_raw_fd(), size) })
-                }
-                Touch::Modify => {
-                    let size = size_of_file(file.as_raw_fd())?;
-                    let own = c_string(format!("/proc/self/fd/{}", file.as_raw_fd()).as_bytes())?;
-                    // SAFETY: the path is a valid C string; it names the file that is held open.
-                    check(unsafe { libc::truncate(own.as_ptr(), size) })
-                }
-            }
+        self.on_each_name(root, inode, |directory, path| {
+            touch_content_at(directory, path, touch)
         })
     }
 
-    fn touch_attributes(&self, root: &MountRoot, inode: InodeNo) -> io::Result<()> {
-        let Some(node) = self.fs.state().tree().inode(inode).cloned() else {
+    fn touch_attributes(&self, root: &MountRoot, inode: &Arc<Inode>) -> io::Result<()> {
+        if inode.names.is_empty() {
+            return self.touch_directory(root, inode.number);
+        }
+        self.on_each_name(root, inode, |directory, path| {
+            set_times(directory, path, inode, libc::AT_SYMLINK_NOFOLLOW)
+        })
+    }
+
+    /// Raises an attribute event on a directory, wherever it is.
+    fn touch_directory(&self, root: &MountRoot, number: InodeNo) -> io::Result<()> {
+        let Some(inode) = self.fs.state().tree().inode(number).cloned() else {
             return Ok(());
         };
-        let ticket = || Ticket {
+        let directory = open_directory(root, number)?;
+        let own = c_string(format!("/proc/self/fd/{}", directory.as_raw_fd()).as_bytes())?;
+        let ticket = Ticket {
             before: Vec::new(),
-            inode: Some(node.clone()),
+            inode: Some(inode.clone()),
         };
-        if node.is_directory() {
-            let directory = open_directory(root, inode)?;
-            let own = c_string(format!("/proc/self/fd/{}", directory.as_raw_fd()).as_bytes())?;
-            return self
-                .tickets
-                .under(ticket(), || set_times(libc::AT_FDCWD, &own, &node, 0));
-        }
-        for (parent, name) in &node.names {
+        self.tickets
+            .under(ticket, || set_times(libc::AT_FDCWD, &own, &inode, 0))
+    }
+
+    /// Makes a call on each name that an inode had then and that watchers may still be told of.
+    fn on_each_name(
+        &self,
+        root: &MountRoot,
+        inode: &Arc<Inode>,
+        call: impl Fn(RawFd, &CString) -> io::Result<()>,
+    ) -> io::Result<()> {
+        for (parent, name) in &inode.names {
+            let at = (*parent, name.as_bytes());
+            let known =
+                self.fs.lookups().is_known(*parent) || self.fs.lookups().is_known(inode.number);
+            if !known || !self.queue.is_telling(at.0, at.1, inode.number) {
+                continue;
+            }
             let directory = open_directory(root, *parent)?;
-            let path = c_string(name.as_bytes())?;
-            self.tickets.under(ticket(), || {
-                set_times(
-                    directory.as_raw_fd(),
-                    &path,
-                    &node,
-                    libc::AT_SYMLINK_NOFOLLOW,
-                )
-            })?;
+            let path = c_string(at.1)?;
+            let ticket = Ticket {
+                before: vec![name_before(at, Some(inode))],
+                inode: Some(inode.clone()),
+            };
+            self.tickets
+                .under(ticket, || call(directory.as_raw_fd(), &path))?;
         }
         Ok(())
     }
+}
 
-    /// An inode as it is, or as it was when its last name went.
-    fn inode(&self, number: InodeNo) -> Option<Arc<Inode>> {
-        self.fs
-            .state()
-            .tree()
-            .inode(number)
-            .cloned()
-            .or_else(|| self.queue.gone(number))
+fn name_before((parent, name): (InodeNo, &[u8]), inode: Option<&Arc<Inode>>) -> NameBefore {
+    NameBefore {
+        parent,
+        name: name.to_vec(),
+        inode: inode.cloned(),
+    }
+}
+
+fn touch_content_at(directory: RawFd, path: &CString, touch: Touch) -> io::Result<()> {
+    let access = if touch == Touch::Modify {
+        libc::O_PATH
+    } else {
+        libc::O_WRONLY
+    };
+    let file = open_at(
+        directory,
+        path,
+        access | libc::O_NOFOLLOW | libc::O_NONBLOCK,
+    )?;
+    match touch {
+        Touch::Close => Ok(()),
+        Touch::ModifyAndClose => {
+            let size = size_of_file(file.as_raw_fd())?;
+            // SAFETY: the descriptor is open for writing; the size is the file's own.
+            check(unsafe { libc::ftruncate(file.as_raw_fd(), size) })
+        }
+        Touch::Modify => {
+            let size = size_of_file(file.as_raw_fd())?;
+            let own = c_string(format!("/proc/self/fd/{}", file.as_raw_fd()).as_bytes())?;
+            // SAFETY: the path is a valid C string; it names the file that is held open.
+            check(unsafe { libc::truncate(own.as_ptr(), size) })
+        }
     }
 }
 

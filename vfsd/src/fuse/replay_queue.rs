@@ -1,7 +1,8 @@
 //! Changes of other nodes that this kernel has not seen as events yet, in log order.
 //!
-//! Invariants: bounded; past its bound the waiting changes become one attribute event on each directory concerned
-//! (events are hints: a watcher reads again). `applied` never waits for the replay.
+//! Invariants: each event carries the inode as it was right after its entry, so that later entries cannot hide it;
+//! bounded; past its bound the waiting changes become one attribute event on each directory concerned (events are
+//! hints: a watcher reads again). `applied` never waits for the replay.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Weak};
@@ -11,18 +12,30 @@ use parking_lot::{Condvar, Mutex};
 use crate::fs::FileSystem;
 use crate::fs::file_system::EventFeed;
 use crate::limits::REPLAY_QUEUE_MAX;
+use crate::state_machine::StateMachine;
 use crate::state_machine::ids::{InodeNo, NodeId};
 use crate::state_machine::inode::Inode;
+use crate::state_machine::name::Name;
 use crate::state_machine::outcome::{Applied, Change};
 
 /// A change to raise events for.
 #[derive(Debug, Clone)]
 pub enum Event {
     /// One change of another node.
-    Change(Change),
+    Change {
+        /// What changed.
+        change: Change,
+        /// The inode as of the entry; as before it, if the entry took a name of it.
+        inode: Arc<Inode>,
+        /// What a rename replaced or exchanged, likewise.
+        replaced: Option<Arc<Inode>>,
+    },
     /// Too much happened here to tell one by one.
     Rescan(InodeNo),
 }
+
+/// A name that an entry takes away from an inode.
+type Departure = (InodeNo, Vec<u8>, InodeNo);
 
 /// The queue between `apply` and the replay thread.
 pub struct ReplayQueue {
@@ -35,10 +48,10 @@ pub struct ReplayQueue {
 #[derive(Default)]
 struct Inner {
     events: VecDeque<Event>,
-    /// Inodes that are gone from the tree while events that name them wait.
-    gone: HashMap<InodeNo, Arc<Inode>>,
     /// How often a name's going away waits to be replayed.
-    departures: HashMap<(InodeNo, Vec<u8>), usize>,
+    departures: HashMap<Departure, usize>,
+    /// The state as of the last entry that was pushed.
+    state: Option<Arc<StateMachine>>,
     stopped: bool,
 }
 
@@ -63,8 +76,6 @@ impl ReplayQueue {
             if let Some(event) = inner.events.front().cloned() {
                 return Some(event);
             }
-            // Nothing waits, so nothing names an inode that is gone.
-            inner.gone.clear();
             self.ready.wait(&mut inner);
         }
     }
@@ -72,30 +83,28 @@ impl ReplayQueue {
     /// The event that [`ReplayQueue::next`] gave was replayed.
     pub fn done(&self) {
         let mut inner = self.inner.lock();
-        let Some(Event::Change(change)) = inner.events.pop_front() else {
+        let Some(event) = inner.events.pop_front() else {
             return;
         };
-        if let Some(name) = departing_name(&change)
-            && let Some(waiting) = inner.departures.get_mut(&name)
-        {
-            *waiting -= 1;
-            if *waiting == 0 {
-                inner.departures.remove(&name);
+        for departure in departures(&event) {
+            if let Some(waiting) = inner.departures.get_mut(&departure) {
+                *waiting -= 1;
+                if *waiting == 0 {
+                    inner.departures.remove(&departure);
+                }
             }
         }
     }
 
-    /// Whether a removal or rename of this name on another node waits behind the present event.
-    pub fn departs_later(&self, parent: InodeNo, name: &[u8]) -> bool {
-        self.inner
-            .lock()
-            .departures
-            .contains_key(&(parent, name.to_vec()))
-    }
-
-    /// An inode that is gone from the tree while an event that names it waits.
-    pub fn gone(&self, inode: InodeNo) -> Option<Arc<Inode>> {
-        self.inner.lock().gone.get(&inode).cloned()
+    /// Whether watchers may still be told of `name` as a name of `inode`: it is one now, or its going away on another
+    /// node waits behind the present event. Otherwise a call of this node took it, and told so by itself.
+    pub fn is_telling(&self, parent: InodeNo, name: &[u8], inode: InodeNo) -> bool {
+        let inner = self.inner.lock();
+        let now = inner.state.as_ref();
+        now.is_some_and(|state| state.tree().lookup(parent, name) == Ok(inode))
+            || inner
+                .departures
+                .contains_key(&(parent, name.to_vec(), inode))
     }
 
     /// Ends the replay thread's wait for good.
@@ -106,73 +115,100 @@ impl ReplayQueue {
 }
 
 impl Inner {
-    fn push(&mut self, fs: &FileSystem, change: &Change) {
-        let told = matches!(change, Change::Gone(_)) || is_repetition(self.events.back(), change);
-        if told || !is_watchable(fs, change) {
+    fn push(
+        &mut self,
+        fs: &FileSystem,
+        state: &StateMachine,
+        change: &Change,
+        gone: &[Arc<Inode>],
+    ) {
+        let found = |number: InodeNo| {
+            let gone = gone.iter().find(|inode| inode.number == number);
+            gone.or_else(|| state.tree().inode(number)).cloned()
+        };
+        let Some(mut inode) = inode_of(change).and_then(found) else {
+            return;
+        };
+        let mut replaced = None;
+        match change {
+            Change::Removed { parent, name, .. } => inode = with_name(inode, *parent, name),
+            Change::Renamed {
+                replaced: Some((other, _)),
+                exchange,
+                new_parent,
+                new_name,
+                ..
+            } => {
+                replaced = found(*other);
+                if !exchange {
+                    replaced = replaced.map(|inode| with_name(inode, *new_parent, new_name));
+                }
+            }
+            _ => {}
+        }
+        if !is_watchable(fs, change, &inode) || is_repetition(self.events.back(), change) {
             return;
         }
-        if let Some(name) = departing_name(change) {
-            *self.departures.entry(name).or_default() += 1;
+        let change = change.clone();
+        let event = Event::Change {
+            change,
+            inode,
+            replaced,
+        };
+        for departure in departures(&event) {
+            *self.departures.entry(departure).or_default() += 1;
         }
-        self.events.push_back(Event::Change(change.clone()));
+        self.events.push_back(event);
         if self.events.len() > REPLAY_QUEUE_MAX {
-            self.collapse(fs);
+            self.collapse();
         }
     }
 
     /// Replaces all waiting events but the one under way by one for each directory that they concern.
-    fn collapse(&mut self, fs: &FileSystem) {
+    fn collapse(&mut self) {
         tracing::warn!(
             events = self.events.len(),
             "events fall behind: directories are announced as a whole"
         );
-        let state = fs.state();
         let mut directories = BTreeSet::new();
         for event in self.events.drain(1..) {
             match event {
                 Event::Rescan(directory) => directories.extend([directory]),
-                Event::Change(change) => {
-                    let (parents, inode) = places(&change);
-                    directories.extend(parents);
-                    directories.extend(state.tree().inode(inode).and_then(|inode| inode.parent()));
+                Event::Change { change, inode, .. } => {
+                    directories.extend(parents_of(&change, &inode));
                 }
             }
         }
         self.events
             .extend(directories.into_iter().map(Event::Rescan));
         self.departures.clear();
-        if let Some(Event::Change(first)) = self.events.front()
-            && let Some(name) = departing_name(first)
-        {
-            self.departures.insert(name, 1);
+        if let Some(first) = self.events.front() {
+            self.departures
+                .extend(departures(first).into_iter().map(|name| (name, 1)));
         }
     }
 }
 
 impl EventFeed for ReplayQueue {
     fn applied(&self, entry: &Applied) {
-        if entry.node == self.own {
-            return;
-        }
         let Some(fs) = self.fs.upgrade() else { return };
+        let state = fs.state();
         let mut inner = self.inner.lock();
-        // Before the events that name them: the replay may begin with the first one at once.
-        for change in &entry.changes {
-            if let Change::Gone(inode) = change {
-                inner.gone.insert(inode.number, inode.clone());
+        if entry.node != self.own {
+            let gone: Vec<Arc<Inode>> = entry.changes.iter().filter_map(gone_in).collect();
+            for change in &entry.changes {
+                inner.push(&fs, &state, change, &gone);
             }
         }
-        entry
-            .changes
-            .iter()
-            .for_each(|change| inner.push(&fs, change));
+        inner.state = Some(state);
         drop(inner);
         self.ready.notify_one();
     }
 
     fn raise(&self, change: Change) {
         if let Some(fs) = self.fs.upgrade() {
-            self.inner.lock().push(&fs, &change);
+            let state = fs.state();
+            self.inner.lock().push(&fs, &state, &change, &[]);
             self.ready.notify_one();
         }
     }
@@ -182,54 +218,90 @@ impl EventFeed for ReplayQueue {
     }
 }
 
-/// Nobody can watch an inode that the kernel holds no reference to.
-fn is_watchable(fs: &FileSystem, change: &Change) -> bool {
-    let (parents, inode) = places(change);
-    let known = fs.lookups();
-    if parents.is_empty() {
-        let state = fs.state();
-        let above = state
-            .tree()
-            .inode(inode)
-            .into_iter()
-            .flat_map(|inode| inode.names.iter());
-        return known.is_known(inode)
-            || above
-                .map(|(parent, _)| *parent)
-                .any(|parent| known.is_known(parent));
+/// The inode with a name that the entry took.
+fn with_name(mut inode: Arc<Inode>, parent: InodeNo, name: &[u8]) -> Arc<Inode> {
+    if let Ok(name) = Name::new(name)
+        && !inode.names.contains(&(parent, name.clone()))
+    {
+        Arc::make_mut(&mut inode).names.insert((parent, name));
     }
-    known.is_known(inode) || parents.into_iter().any(|parent| known.is_known(parent))
+    inode
 }
 
-/// inotify itself merges identical neighbours.
+/// Nobody can watch an inode that the kernel holds no reference to.
+fn is_watchable(fs: &FileSystem, change: &Change, inode: &Inode) -> bool {
+    let known = fs.lookups();
+    known.is_known(inode.number)
+        || parents_of(change, inode)
+            .into_iter()
+            .any(|parent| known.is_known(parent))
+}
+
+/// inotify itself merges identical neighbours. Two saves in a row are not: each is a modification and a close.
 fn is_repetition(last: Option<&Event>, change: &Change) -> bool {
-    let merges = matches!(change, Change::Modified { .. } | Change::Attributes { .. });
-    merges && matches!(last, Some(Event::Change(last)) if last == change)
+    let merges = match change {
+        Change::Modified { closed, .. } => !closed,
+        Change::Attributes { .. } => true,
+        _ => false,
+    };
+    merges && matches!(last, Some(Event::Change { change: last, .. }) if last == change)
 }
 
-fn places(change: &Change) -> (Vec<InodeNo>, InodeNo) {
+fn gone_in(change: &Change) -> Option<Arc<Inode>> {
     match change {
-        Change::Created { parent, inode, .. } | Change::Removed { parent, inode, .. } => {
-            (vec![*parent], *inode)
-        }
+        Change::Gone(inode) => Some(inode.clone()),
+        _ => None,
+    }
+}
+
+/// The inode that a change is about; none for the note that one is gone, which raises nothing.
+fn inode_of(change: &Change) -> Option<InodeNo> {
+    match change {
+        Change::Created { inode, .. }
+        | Change::Removed { inode, .. }
+        | Change::Renamed { inode, .. }
+        | Change::Modified { inode, .. }
+        | Change::ClosedWrite { inode }
+        | Change::Attributes { inode } => Some(*inode),
+        Change::Gone(_) => None,
+    }
+}
+
+/// The directories in which a change is seen.
+fn parents_of(change: &Change, inode: &Inode) -> Vec<InodeNo> {
+    match change {
+        Change::Created { parent, .. } | Change::Removed { parent, .. } => vec![*parent],
         Change::Renamed {
+            parent, new_parent, ..
+        } => vec![*parent, *new_parent],
+        _ => inode.names.iter().map(|(parent, _)| *parent).collect(),
+    }
+}
+
+fn departures(event: &Event) -> Vec<Departure> {
+    let Event::Change { change, .. } = event else {
+        return Vec::new();
+    };
+    match change {
+        Change::Removed {
             parent,
-            new_parent,
+            name,
             inode,
             ..
-        } => (vec![*parent, *new_parent], *inode),
-        Change::Modified { inode, .. }
-        | Change::ClosedWrite { inode }
-        | Change::Attributes { inode } => (Vec::new(), *inode),
-        Change::Gone(inode) => (Vec::new(), inode.number),
-    }
-}
-
-fn departing_name(change: &Change) -> Option<(InodeNo, Vec<u8>)> {
-    match change {
-        Change::Removed { parent, name, .. } | Change::Renamed { parent, name, .. } => {
-            Some((*parent, name.clone()))
+        } => vec![(*parent, name.clone(), *inode)],
+        Change::Renamed {
+            parent,
+            name,
+            new_parent,
+            new_name,
+            inode,
+            replaced,
+            ..
+        } => {
+            let moved = (*parent, name.clone(), *inode);
+            let other = replaced.map(|(replaced, _)| (*new_parent, new_name.clone(), replaced));
+            [Some(moved), other].into_iter().flatten().collect()
         }
-        _ => None,
+        _ => Vec::new(),
     }
 }

@@ -33,8 +33,6 @@ pub struct NameBefore {
     pub name: Vec<u8>,
     /// The inode, or nothing.
     pub inode: Option<Arc<Inode>>,
-    /// Whether the entry takes this name away from its inode, so that it had one link more.
-    pub loses_link: bool,
 }
 
 /// The ticket of the one replay thread.

@@ -13,14 +13,14 @@ use crate::{Cluster, run};
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Watches one directory and tells events as text, without the ones that are not replicated.
-struct Watcher {
+pub struct Watcher {
     inotify: Inotify,
     seen: Vec<String>,
     cookies: BTreeMap<u32, usize>,
 }
 
 impl Watcher {
-    fn on(directory: &Path) -> Self {
+    pub fn on(directory: &Path) -> Self {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).unwrap();
         let local_only =
             AddWatchFlags::IN_OPEN | AddWatchFlags::IN_ACCESS | AddWatchFlags::IN_CLOSE_NOWRITE;
@@ -35,7 +35,7 @@ impl Watcher {
     }
 
     /// All events until one names `marker`.
-    fn until(self, marker: &str) -> Vec<String> {
+    pub fn until(self, marker: &str) -> Vec<String> {
         self.collect(
             |event| event.name == Some(OsString::from(marker)),
             |_| false,
@@ -95,7 +95,7 @@ impl Watcher {
 }
 
 /// Waits until the other node has raised everything that happened so far.
-fn settle(cluster: &Cluster) {
+pub fn settle(cluster: &Cluster) {
     let until = Instant::now() + DEADLINE;
     loop {
         let status = std::fs::read(cluster.path(2, ".vfs/status.json")).unwrap();

@@ -6,6 +6,7 @@
 
 mod events;
 mod locks;
+mod random_events;
 mod shared_log;
 mod shell;
 mod writing;

@@ -72,7 +72,8 @@ PY
     );
 }
 
-/// "Every other node and every crash sees the old content or the new": also while two processes of one node save at once.
+/// "Every other node and every crash sees the old content or the new": also while two processes of one node save at
+/// once.
 #[test]
 fn two_savers_of_one_node_never_publish_an_empty_file() {
     let cluster = Cluster::start();
