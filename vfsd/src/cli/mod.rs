@@ -20,7 +20,7 @@ use crate::consensus::node::NodeSettings;
 use crate::daemon::{self, DaemonPaths};
 use crate::telemetry;
 use crate::transport::enrol::EnrolError;
-use crate::transport::token::Token;
+use crate::transport::token::{Token, TokenError};
 use setup::NewMember;
 
 /// The replicated filesystem of ContextOS: one tree, mounted on every node.
@@ -183,7 +183,13 @@ fn report(error: &anyhow::Error) {
         }
         _ => None,
     };
-    if let Some(hint) = admin.or(refusal).filter(|hint| !hint.is_empty()) {
+    let token = match error.downcast_ref::<TokenError>() {
+        Some(TokenError::Malformed(_)) => {
+            Some("copy it whole, or make a new one on any member: vfsd token create")
+        }
+        Some(TokenError::Version(_)) | None => None,
+    };
+    if let Some(hint) = admin.or(refusal).or(token).filter(|hint| !hint.is_empty()) {
         anstream::eprintln!("hint: {hint}");
     }
 }
