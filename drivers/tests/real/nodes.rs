@@ -323,6 +323,19 @@ impl Drop for Nodes {
             child.kill().ok();
             child.wait().ok();
         }
+        // The servers end with the first process of their namespace, a moment later, and write until then.
+        let started = Instant::now();
+        let is_there = |node: &Node| Path::new(&format!("/proc/{}", node.pid)).exists();
+        while self
+            .nodes
+            .values()
+            .any(|node| node.is_small && is_there(node))
+        {
+            if started.elapsed() > WAIT_MAX {
+                break;
+            }
+            std::thread::yield_now();
+        }
         fs::remove_dir_all(&self.scratch).ok();
     }
 }
