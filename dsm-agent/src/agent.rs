@@ -144,6 +144,9 @@ struct Loop {
     status_written: BTreeMap<DeploymentId, Instant>,
     is_beating: bool,
     is_on_paths: bool,
+    is_scanning: bool,
+    /// Wishes may have come or gone since the scan under way began.
+    is_scan_due: bool,
     paths_waiting: BTreeSet<String>,
     mount: mount_table::MountIdentity,
 }
@@ -159,6 +162,7 @@ enum Thread {
     Pass(DeploymentId),
     Heartbeat,
     Paths,
+    Scan,
     Other,
 }
 
@@ -168,6 +172,7 @@ enum Work {
     Status(DeploymentId, PassEnd),
     Heartbeat(mount_table::MountIdentity),
     Paths,
+    Scan,
     Sweep,
 }
 
@@ -221,6 +226,8 @@ impl Loop {
             status_written: BTreeMap::new(),
             is_beating: false,
             is_on_paths: false,
+            is_scanning: false,
+            is_scan_due: false,
             paths_waiting: BTreeSet::new(),
             mount,
         })
@@ -313,6 +320,8 @@ impl Loop {
         while let Some(hint) = next {
             match hint {
                 Hint::Path(path) => {
+                    let top = path.split('/').next().unwrap_or_default();
+                    self.is_scan_due |= paths::WISH_ROOTS.contains(&top);
                     self.paths_waiting.insert(path);
                 }
                 Hint::Everything => self.sweep(),
@@ -320,6 +329,25 @@ impl Loop {
             next = self.hints.try_recv().ok();
         }
         self.look_at_paths();
+        self.scan_if_due();
+    }
+
+    /// Lists the wishes beside the passes, which do not wait for it.
+    fn scan_if_due(&mut self) {
+        if self.is_scanning || !self.is_scan_due {
+            return;
+        }
+        (self.is_scanning, self.is_scan_due) = (true, false);
+        let reconciler = Arc::clone(&self.reconciler);
+        self.spawn(Thread::Scan, move || {
+            if let Err(error) = reconciler.scan() {
+                tracing::warn!(
+                    reason = error_text(&error),
+                    "the wishes could not be listed"
+                );
+            }
+            Work::Scan
+        });
     }
 
     fn look_at_paths(&mut self) {
@@ -400,6 +428,10 @@ impl Loop {
                 self.is_on_paths = false;
                 self.look_at_paths();
             }
+            Work::Scan => {
+                self.is_scanning = false;
+                self.scan_if_due();
+            }
             Work::Sweep => {}
             Work::Heartbeat(mount) => {
                 self.is_beating = false;
@@ -431,6 +463,7 @@ impl Loop {
             }
             Some(Thread::Heartbeat) => self.is_beating = false,
             Some(Thread::Paths) => self.is_on_paths = false,
+            Some(Thread::Scan) => self.is_scanning = false,
             Some(Thread::Other) | None => {}
         }
     }

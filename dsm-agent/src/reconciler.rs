@@ -350,7 +350,7 @@ impl Reconciler {
             .is_some_and(|watcher| watcher.watch(&wanted))
     }
 
-    /// Acts on a change at `path`.
+    /// Acts on a change at `path`; whether wishes may have come or gone is for [`Reconciler::scan`] to find.
     pub fn on_path(&self, path: &str) {
         if let Some(watcher) = lock(&self.watcher).as_mut() {
             watcher.forget_if_gone(path);
@@ -359,12 +359,6 @@ impl Reconciler {
         if paths::WISH_ROOTS.contains(&top) {
             if let FileKind::Wish(id, _) | FileKind::Refused(id, _) = classify(path) {
                 self.order(Order::Look(id));
-            }
-            if let Err(error) = self.scan() {
-                tracing::warn!(
-                    reason = error_text(&error),
-                    "the wishes could not be listed"
-                );
             }
         } else if path.starts_with(paths::AGENTS) {
             self.refresh_cluster();

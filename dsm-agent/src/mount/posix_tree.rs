@@ -130,16 +130,28 @@ impl SharedTree for PosixTree {
             });
         }
         let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
-        file.read_to_end(&mut bytes).map_err(fail)?;
+        // An open pins one version, so its size is exact and no second read has to find the end.
+        let is_pinned = !self.is_plain && !path.starts_with(".vfs/");
+        let most = if is_pinned {
+            meta.len()
+        } else {
+            RECORD_BYTES_MAX
+        };
+        (&mut file)
+            .take(most)
+            .read_to_end(&mut bytes)
+            .map_err(fail)?;
+        // Each attribute is a request to the filesystem, and only wishes are asked for them.
+        let is_wish = paths::WISH_ROOTS.iter().any(|root| path.starts_with(root));
         let number = |name| -> Result<Option<u64>, TreeError> {
-            let raw = if self.is_plain {
+            let raw = if self.is_plain || !is_wish {
                 None
             } else {
                 xattr::read_file(&file, name).map_err(fail)?
             };
             Ok(raw.and_then(|raw| String::from_utf8(raw).ok()?.trim().parse().ok()))
         };
-        // Without the filesystem's marks (plain directory) the change time stands for the revision.
+        // Without the filesystem's marks (records, plain directories) the change time stands for the revision.
         let changed =
             meta.ctime().unsigned_abs() * 1_000_000_000 + meta.ctime_nsec().unsigned_abs();
         let revision = number(REVISION)?.unwrap_or(changed);

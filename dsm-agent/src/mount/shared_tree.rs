@@ -10,9 +10,9 @@ use crate::engine::view::LockView;
 pub struct Committed {
     /// The bytes.
     pub bytes: Vec<u8>,
-    /// Revision of the content.
+    /// Revision of the content; of wishes only, elsewhere some number that changes with it.
     pub revision: u64,
-    /// The file's inode, never reused.
+    /// The file's inode, never reused; of wishes only.
     pub inode: u64,
     /// Owner.
     pub uid: u32,
