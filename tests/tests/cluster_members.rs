@@ -74,7 +74,10 @@ fn refuses(node: &Node, command: &str, word: &str) -> Result<()> {
     let finished = node.run_within(&["sh", "-c", command], &[], REFUSAL_MAX)?;
     let said = finished.stderr_text();
     assert_eq!(finished.status.code(), Some(1), "{said}");
-    assert!(said.starts_with("error: ") && said.contains(word), "{said}");
+    assert!(
+        said.starts_with("error: ") && said.contains(word) && said.contains("hint: "),
+        "{said}"
+    );
     assert!(
         !node
             .run(&["test", "-e", "/var/lib/vfsd/config.toml"])?
