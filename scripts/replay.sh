@@ -21,4 +21,4 @@ esac
 cd "$(dirname "$0")/.."
 export CONTEXTOS_SEED=$1
 cargo build --locked --workspace --bins
-exec cargo test --locked --workspace -- --nocapture "${2:-seed}"
+exec cargo test --locked --workspace -- --nocapture "${2:-}"
