@@ -12,7 +12,7 @@ use drivers::host::Host;
 use drivers::registry::Registry;
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::task::{Id, JoinSet};
+use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -89,7 +89,11 @@ pub async fn run(setup: AgentSetup) -> Result<(), AgentError> {
 async fn wait_for_tree(setup: &AgentSetup) -> Option<String> {
     loop {
         let (tree, wanted) = (Arc::clone(&setup.tree), setup.node.clone());
-        let found = tokio::task::spawn_blocking(move || tree_and_name(tree.as_ref(), wanted)).await;
+        let looking = tokio::task::spawn_blocking(move || tree_and_name(tree.as_ref(), wanted));
+        let found = tokio::select! {
+            found = with_watchdog(looking) => found,
+            () = setup.stop.cancelled() => return None,
+        };
         match found {
             Ok(Ok(node)) => return Some(node),
             Ok(Err(reason)) => tracing::info!(reason, "waiting for the tree"),
@@ -293,7 +297,7 @@ impl Loop {
             }
             reconciler.heartbeat();
         });
-        if let Err(error) = announced.await {
+        if let Err(error) = with_watchdog(announced).await {
             tracing::warn!(%error, "announcing this node failed; the heartbeat tries again");
         }
     }
@@ -455,7 +459,7 @@ impl Loop {
     }
 
     /// A thread panicked: a fault of the agent, which must not stop the other deployments.
-    fn on_crash(&mut self, error: &tokio::task::JoinError) {
+    fn on_crash(&mut self, error: &JoinError) {
         tracing::error!(%error, "a thread failed; its work is done again with the next sweep");
         match self.threads.remove(&error.id()) {
             Some(Thread::Pass(id)) => {
@@ -535,6 +539,16 @@ impl Loop {
 
 fn far_away() -> Instant {
     Instant::now() + SWEEP_INTERVAL
+}
+
+/// Waits for a thread that may hang in the tree, which is no reason to end the agent.
+async fn with_watchdog<T>(mut thread: JoinHandle<T>) -> Result<T, JoinError> {
+    loop {
+        tokio::select! {
+            done = &mut thread => return done,
+            () = sleep(HEARTBEAT_INTERVAL) => watchdog(),
+        }
+    }
 }
 
 fn watchdog() {

@@ -433,8 +433,8 @@ fn another_deployments_port_blocks_and_nothing_starts() {
     );
 }
 
-/// Runs the only step once and says how it ended.
-fn end_step(engine: &mut Engine, seen: &View, end: StepEnd) -> Vec<Action> {
+/// Goes on until the only step runs.
+fn run_step(engine: &mut Engine, seen: &View) {
     let mut started = false;
     for _ in 0..6 {
         for action in decide(engine, seen) {
@@ -463,6 +463,11 @@ fn end_step(engine: &mut Engine, seen: &View, end: StepEnd) -> Vec<Action> {
         }
     }
     assert!(started);
+}
+
+/// Runs the only step once and says how it ended.
+fn end_step(engine: &mut Engine, seen: &View, end: StepEnd) -> Vec<Action> {
+    run_step(engine, seen);
     engine.on_event(Event::StepEnded {
         deployment: id(),
         generation: Generation(1),
@@ -553,6 +558,33 @@ fn a_newer_wish_ends_the_open_generation_before_the_next_is_planned() {
         panic!("{actions:?}");
     };
     assert_eq!(result.outcome, Outcome::Superseded);
+}
+
+#[test]
+fn a_void_wait_is_cancelled_once_and_a_void_change_runs_to_its_end() {
+    for (class, is_cancelled) in [(OpClass::Pure, true), (OpClass::Idempotent, false)] {
+        let mut engine = planner(&["n1"]);
+        let mut seen = converging();
+        let generation = seen.generation.as_mut().unwrap();
+        generation.plan.steps[0].step.class = class;
+        run_step(&mut engine, &seen);
+        with_log(&mut seen, &[Entry::of(Ev::Started, "n1/do", 1)]);
+        let newer = json!({ "driver": "one", "nodes": ["n1"], "params": { "x": 1 } });
+        seen.wish = document(newer.clone());
+        seen.record = Some(record(&newer));
+        engine.on_event(Event::LockLost {
+            deployment: id(),
+            lock: PLANNER_LOCK.into(),
+        });
+        seen.planner = LockView::Held("n2".into());
+        let cancel = Action::CancelStep {
+            deployment: id(),
+            generation: Generation(1),
+            step: "n1/do".into(),
+        };
+        assert_eq!(decide(&mut engine, &seen).contains(&cancel), is_cancelled);
+        assert!(!decide(&mut engine, &seen).contains(&cancel));
+    }
 }
 
 #[test]

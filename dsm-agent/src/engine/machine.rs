@@ -20,6 +20,8 @@ pub(super) struct Running {
     pub end: Option<(StepEnd, u64)>,
     /// Progress that is not in the log yet.
     pub note: Option<String>,
+    /// It was told to end, because nothing waits for it any more.
+    pub is_cancelled: bool,
 }
 
 /// How far the removal of an absent wish has come.

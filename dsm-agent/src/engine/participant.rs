@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use drivers::driver::{Disruption, Step, StepId};
+use drivers::driver::{Disruption, OpClass, Step, StepId};
 use serde_json::Value;
 
 use super::action::{Action, StartStep, TimerKey};
@@ -125,6 +125,7 @@ impl Pass<'_> {
             self.drop_claims(record);
             return;
         }
+        self.cancel_void_steps(record);
         self.close_own_steps();
         if !self.actions.is_empty() {
             return;
@@ -136,6 +137,38 @@ impl Pass<'_> {
         if self.actions.is_empty() && self.is_gone() {
             self.drop_claims(record);
         }
+    }
+
+    /// Ends running steps that only read (waits) once their generation is void; all others run to their end.
+    fn cancel_void_steps(&mut self, record: &WishRecord) {
+        let Some(generation) = &self.view.generation else {
+            return;
+        };
+        if generation.is_open() && self.is_wanted(record, generation) {
+            return;
+        }
+        for ((number, id), running) in &mut self.machine.running {
+            let only_reads = *number == generation.number()
+                && generation
+                    .plan
+                    .step(id)
+                    .is_some_and(|step| step.class == OpClass::Pure);
+            if !only_reads || running.is_cancelled || running.end.is_some() {
+                continue;
+            }
+            running.is_cancelled = true;
+            self.actions.push(Action::CancelStep {
+                deployment: self.view.id.clone(),
+                generation: *number,
+                step: id.clone(),
+            });
+        }
+    }
+
+    /// Whether the generation is for what the accepted wish asks.
+    fn is_wanted(&self, record: &WishRecord, generation: &GenerationView) -> bool {
+        generation.intent.digest == record.digest
+            && generation.intent.removed == Self::is_removing(record)
     }
 
     /// Says of own steps of a generation that was ended from outside that they are void.
@@ -326,8 +359,7 @@ impl Pass<'_> {
         let Some(generation) = &self.view.generation else {
             return;
         };
-        let wanted = generation.intent.digest == record.digest
-            && generation.intent.removed == Self::is_removing(record);
+        let wanted = self.is_wanted(record, generation);
         let paused = record.paused || record.policy.paused;
         if !generation.is_open() || !wanted || paused || generation.failure().is_some() {
             return;
@@ -399,6 +431,7 @@ impl Pass<'_> {
             attempt,
             end: None,
             note: None,
+            is_cancelled: false,
         };
         self.machine.running.insert(key, running);
         self.actions.push(Action::StartStep(Box::new(StartStep {

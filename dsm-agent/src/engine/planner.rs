@@ -384,10 +384,17 @@ impl Pass<'_> {
 
     /// The driver's plan with the agent's own steps, if it keeps the rules.
     fn checked_plan(&self, record: &WishRecord, input: &PlanInput) -> Result<Plan, Situation> {
+        let driver = &record.spec.driver;
         let mut plan = self
             .drivers
-            .plan(&record.spec.driver, input)
+            .plan(driver, input)
             .map_err(Situation::refused)?;
+        // Enforced, not trusted: any node must come to the same plan.
+        if self.drivers.plan(driver, input).as_ref() != Ok(&plan) {
+            let reason = format!("driver {driver} gave two plans for the same input");
+            let hint = "report it; nothing was changed";
+            return Err(Situation::Blocked(vec![Trouble::blocks(reason, hint)]));
+        }
         if !Self::is_removing(record) {
             plan_rules::add_reseal(
                 &mut plan,
