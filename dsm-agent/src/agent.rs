@@ -374,7 +374,12 @@ impl Loop {
             Order::Look(id) => {
                 self.dirty.insert(id);
             }
-            Order::Timer(key, after) => self.set_alarm(after, Alarm::Engine(key)),
+            Order::Timer(key, after) => {
+                // Set again, it counts from now: an older one would end the new grace too early.
+                self.timers
+                    .retain(|_, alarm| !matches!(alarm, Alarm::Engine(old) if *old == key));
+                self.set_alarm(after, Alarm::Engine(key));
+            }
             Order::Status(status) => {
                 let id = status.deployment.clone();
                 if self.statuses.insert(id.clone(), *status).is_none() {

@@ -121,7 +121,7 @@ pub enum Action {
     },
     /// Make the safety checks of a removal.
     CheckAbsence(DeploymentId),
-    /// Tell when this time has passed; setting it again has no effect while it runs.
+    /// Tell when this time has passed; set again, it counts anew.
     SetTimer {
         /// Which.
         key: TimerKey,

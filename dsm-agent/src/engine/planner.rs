@@ -342,6 +342,7 @@ impl Pass<'_> {
             return Situation::Paused;
         }
         let (present, absent) = self.split_presence(&self.participants(record));
+        self.welcome(&present);
         let waits: Vec<_> = absent.iter().map(|node| absent_member(node)).collect();
         if present.is_empty() || (last.is_none() && !removing && !absent.is_empty()) {
             return Situation::Waiting(waits);
@@ -366,6 +367,10 @@ impl Pass<'_> {
         if plan.steps.is_empty() && !changed {
             return self.settled(record, &present, waits);
         }
+        // A restart of an agent or a machine is no loss of a member.
+        if !self.are_given_up(&absent) {
+            return Situation::Degraded(waits);
+        }
         let retry = self.retry_request();
         if !changed && retry.is_none() && !may_go_on(last, &present) {
             return Situation::Failed(waits);
@@ -380,6 +385,27 @@ impl Pass<'_> {
         }
         self.write_generation(record, fence, reason, retry, plan, &present);
         Situation::Planning(Vec::new())
+    }
+
+    /// Whether all these members are away for longer than the grace.
+    fn are_given_up(&mut self, absent: &BTreeSet<NodeName>) -> bool {
+        let mut given_up = true;
+        for node in absent {
+            let key = TimerKey::MemberGrace(self.view.id.clone(), node.clone());
+            if !self.machine.is_over(&key) {
+                self.set_timer(key, MEMBER_GRACE);
+                given_up = false;
+            }
+        }
+        given_up
+    }
+
+    /// Forgets how long members were away that are here now.
+    fn welcome(&mut self, present: &BTreeSet<NodeName>) {
+        for node in present {
+            let key = TimerKey::MemberGrace(self.view.id.clone(), node.clone());
+            self.machine.timers.remove(&key);
+        }
     }
 
     /// The driver's plan with the agent's own steps, if it keeps the rules.

@@ -1,7 +1,7 @@
 //! What this node remembers of its deployments outside the tree: their uids.
 //!
-//! A uid names data directory, unit and marker on the machine. If the record below `/run` is lost, the same uid makes the
-//! next planner observe what is there and go on, instead of doing all of it again beside it.
+//! A uid names data directory, unit and marker on the machine. If the record below `/run` is lost, the same uid makes
+//! the next planner observe what is there and go on, instead of doing all of it again beside it.
 
 use std::collections::BTreeMap;
 use std::fs;

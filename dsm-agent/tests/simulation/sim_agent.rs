@@ -212,7 +212,10 @@ impl SimAgent {
                 Action::Read(id) => {
                     self.dirty.insert(id);
                 }
-                Action::SetTimer { key, .. } => self.timers.push(key),
+                Action::SetTimer { key, .. } => {
+                    self.timers.retain(|old| *old != key);
+                    self.timers.push(key);
+                }
                 Action::Observe { scope, answers, .. } => {
                     let id = DeploymentId::parse(&scope.deployment).unwrap();
                     self.looking.push((id, answers));
