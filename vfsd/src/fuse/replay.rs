@@ -223,8 +223,11 @@ impl Replayer {
             root.notifier
                 .inval_inode(fuser::INodeNo(inode.number.0), 0, 0)?;
         }
+        // The size changes nothing: the adapter answers with what it is by then.
+        let size = self.fs.attr(inode.number.0).map_or(0, |attr| attr.size);
+        let size = libc::off_t::try_from(size).unwrap_or(libc::off_t::MAX);
         self.on_each_name(root, inode, |directory, path| {
-            touch_content_at(directory, path, touch)
+            touch_content_at(directory, path, touch, size)
         })
     }
 
@@ -287,7 +290,12 @@ fn name_before((parent, name): (InodeNo, &[u8]), inode: Option<&Arc<Inode>>) -> 
     }
 }
 
-fn touch_content_at(directory: RawFd, path: &CString, touch: Touch) -> io::Result<()> {
+fn touch_content_at(
+    directory: RawFd,
+    path: &CString,
+    touch: Touch,
+    size: libc::off_t,
+) -> io::Result<()> {
     let access = if touch == Touch::Modify {
         libc::O_PATH
     } else {
@@ -301,12 +309,10 @@ fn touch_content_at(directory: RawFd, path: &CString, touch: Touch) -> io::Resul
     match touch {
         Touch::Close => Ok(()),
         Touch::ModifyAndClose => {
-            let size = size_of_file(file.as_raw_fd())?;
             // SAFETY: the descriptor is open for writing; the size is the file's own.
             check(unsafe { libc::ftruncate(file.as_raw_fd(), size) })
         }
         Touch::Modify => {
-            let size = size_of_file(file.as_raw_fd())?;
             let own = c_string(format!("/proc/self/fd/{}", file.as_raw_fd()).as_bytes())?;
             // SAFETY: the path is a valid C string; it names the file that is held open.
             check(unsafe { libc::truncate(own.as_ptr(), size) })
@@ -361,14 +367,6 @@ fn set_times(directory: RawFd, path: &CString, node: &Inode, flags: i32) -> io::
     let times = [time(node.atime), time(node.mtime)];
     // SAFETY: the path is a valid C string and the array holds the two times that the call reads.
     check(unsafe { libc::utimensat(directory, path.as_ptr(), times.as_ptr(), flags) })
-}
-
-fn size_of_file(file: RawFd) -> io::Result<libc::off_t> {
-    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: the descriptor is open and the buffer is large enough.
-    check(unsafe { libc::fstat(file, stat.as_mut_ptr()) })?;
-    // SAFETY: a successful fstat filled the buffer.
-    Ok(unsafe { stat.assume_init() }.st_size)
 }
 
 fn open_directory(root: &MountRoot, inode: InodeNo) -> io::Result<OwnedFd> {
