@@ -104,14 +104,20 @@ pub(crate) fn one(place: &Place, id: &DeploymentId, watch: bool) -> Result<Exit,
         } else {
             text_with(&status, &when(&status))
         };
-        if text != shown {
+        // In a pipe nothing is overwritten, so a time that runs on is no news there.
+        let news = if terminal || place.json {
+            text.clone()
+        } else {
+            text_with(&status, "")
+        };
+        if news != shown {
             if terminal && lines > 0 && !place.json {
                 // Back to the first line and clear what follows.
                 anstream::print!("\x1b[{lines}A\x1b[J");
             }
             anstream::print!("{text}");
             lines = text.lines().count();
-            shown = text;
+            shown = news;
         }
         let ended = matches!(
             status.phase,
