@@ -57,6 +57,8 @@ fn main() -> anyhow::Result<()> {
             "--quick" => quick = true,
             "--vfsd" => vfsd = value()?.into(),
             "--dir" => dir = value()?.into(),
+            // A child of the raw round, not for people.
+            "--raw-member" => return raw_round::run_member(value()?.as_ref()),
             // What `cargo bench` adds to every bench program.
             "--bench" => {}
             "--help" | "-h" => {

@@ -1,7 +1,8 @@
-//! A round of our own Raft, log and TLS, without a filesystem: three members in one process.
+//! A round of our own Raft, log and TLS, without a filesystem: three members, a process each as in a real cluster.
 
 use std::net::TcpListener;
 use std::path::Path;
+use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,20 +31,45 @@ impl ChangeSink for NoSink {
     fn snapshot_installed(&self, _: LogIndex) {}
 }
 
-/// A member in this process.
-struct Member {
-    new: NewMember,
-    node: Node,
+/// The leader in this process, and the other two members as child processes.
+struct Cluster {
+    leader: Node,
+    _others: Vec<Other>,
 }
 
-async fn start(new: NewMember) -> anyhow::Result<Member> {
-    let data = DataDir::open(&new.data_dir)?;
+/// A child process that runs a member; it ends with this value.
+struct Other(Child);
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        // What has ended already is what we want.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn start(data_dir: &Path) -> anyhow::Result<Node> {
+    let data = DataDir::open(data_dir)?;
     let config = NodeConfig::load(&data.config_file())?;
-    let runtime_dir = new.data_dir.join("run");
+    let runtime_dir = data_dir.join("run");
     std::fs::create_dir_all(&runtime_dir)?;
     let settings = node_settings(&data, &config, &runtime_dir, NodeSettings::SEGMENT_BYTES)?;
-    let node = Node::start(settings, Arc::new(NoSink)).await?;
-    Ok(Member { new, node })
+    Node::start(settings, Arc::new(NoSink)).await
+}
+
+/// What a child process does: runs the member in `data_dir` until it is killed.
+pub fn run_member(data_dir: &Path) -> anyhow::Result<()> {
+    runtime()?.block_on(async {
+        let _node = start(data_dir).await?;
+        std::future::pending().await
+    })
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?)
 }
 
 fn new_member(name: &str, dir: &Path) -> anyhow::Result<NewMember> {
@@ -51,33 +77,33 @@ fn new_member(name: &str, dir: &Path) -> anyhow::Result<NewMember> {
     NewMember::new(name, &format!("127.0.0.1:{port}"), dir)
 }
 
-async fn three(dir: &Path) -> anyhow::Result<Vec<Member>> {
+async fn three(dir: &Path) -> anyhow::Result<Cluster> {
     let first = new_member("n1", &dir.join("n1"))?;
     setup::found_cluster(&first, "bench")?;
-    let first = start(first).await?;
-    let mut members = vec![first];
+    let leader = start(&first.data_dir).await?;
+    let mut others = Vec::new();
     for name in ["n2", "n3"] {
-        let first = &members[0];
-        let ca = vfsd::transport::identity::digest(first.node.core().authority.certificate());
-        let expires = WallTime {
-            secs: vfsd::clock::wall().secs + 3600,
-            nanos: 0,
-        };
-        let token = Token::generate(ca, expires.secs);
+        let ca = vfsd::transport::identity::digest(leader.core().authority.certificate());
+        let secs = vfsd::clock::wall().secs + 3600;
+        let token = Token::generate(ca, secs);
         let remembered = JoinToken {
             digest: token.digest(),
             grant: Grant::Writer,
-            expires,
+            expires: WallTime { secs, nanos: 0 },
             name: None,
         };
-        change(&first.node, ClusterChange::TokenCreate(remembered)).await?;
+        change(&leader, ClusterChange::TokenCreate(remembered)).await?;
         let joining = new_member(name, &dir.join(name))?;
-        setup::join_cluster(&joining, &first.new.listen, &token).await?;
-        let joined = start(joining).await?;
-        change(&first.node, ClusterChange::Promote { name: name.into() }).await?;
-        members.push(joined);
+        setup::join_cluster(&joining, &first.listen, &token).await?;
+        let mut member = std::process::Command::new(std::env::current_exe()?);
+        let child = member.arg("--raw-member").arg(&joining.data_dir).spawn()?;
+        others.push(Other(child));
+        change(&leader, ClusterChange::Promote { name: name.into() }).await?;
     }
-    Ok(members)
+    Ok(Cluster {
+        leader,
+        _others: others,
+    })
 }
 
 async fn change(node: &Node, change: ClusterChange) -> anyhow::Result<()> {
@@ -91,39 +117,32 @@ async fn change(node: &Node, change: ClusterChange) -> anyhow::Result<()> {
 
 /// Milliseconds of a committed and applied entry of 256 B, proposed at the leader.
 pub fn measure(plan: &Plan) -> anyhow::Result<Vec<f64>> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let members = three(&plan.dir.join("raw")).await?;
-        let proposer = members[0].node.proposer();
+    let warm_up = plan.samples / 20;
+    runtime()?.block_on(async {
+        let cluster = three(&plan.dir.join("raw")).await?;
+        let proposer = cluster.leader.proposer();
         let mut samples = Vec::with_capacity(plan.samples);
-        for number in 0..plan.samples * 21 / 20 {
+        for number in 0..plan.samples + warm_up {
             let start = Instant::now();
-            let value = SAVE.to_vec();
             let set = SetXattr {
                 inode: InodeNo::ROOT,
                 name: "user.bench".into(),
-                value,
+                value: SAVE.to_vec(),
                 mode: XattrMode::Any,
             };
-            let command = Command::SetXattr(set);
             let proposal = Proposal {
                 author: Author::default(),
                 fence: None,
-                command,
+                command: Command::SetXattr(set),
                 bound_to: None,
             };
             let committed = proposer.propose(proposal).await.context("a raw round")?;
             committed.outcome.context("a raw round")?;
-            if number >= plan.samples / 20 {
+            if number >= warm_up {
                 samples.push(start.elapsed().as_secs_f64() * 1e3);
             }
         }
-        for member in members {
-            member.node.stop().await;
-        }
+        cluster.leader.stop().await;
         Ok(samples)
     })
 }
