@@ -587,6 +587,47 @@ fn a_void_wait_is_cancelled_once_and_a_void_change_runs_to_its_end() {
     }
 }
 
+/// Ends the only step well, with an observation that asks for it again, and gives the generation's result.
+fn end_without_effect(reason: Reason, fence_of_log: u64) -> Outcome {
+    let mut seen = converging();
+    seen.generation.as_mut().unwrap().intent.reason = reason;
+    let mut engine = planner(&["n1"]);
+    run_step(&mut engine, &seen);
+    let mut log = NodeLog::empty("plan");
+    for ev in [Ev::Started, Ev::Succeeded] {
+        let entry = Entry::of(ev, "n1/do", 1);
+        let before: Vec<u8> = log.lines.iter().flat_map(line_bytes).collect();
+        let next = log.next_line(entry, fence_of_log, "now".into()).unwrap();
+        log = NodeLog::parse("plan", &[before, next].concat()).unwrap();
+    }
+    seen.generation
+        .as_mut()
+        .unwrap()
+        .logs
+        .insert("n1".into(), log);
+    seen.observed
+        .insert("n1".into(), observed("n1", 1, false, 2, false));
+    let actions = decide(&mut engine, &seen);
+    let [Action::WriteResult { result, .. }] = actions.as_slice() else {
+        panic!("{actions:?}");
+    };
+    result.outcome
+}
+
+fn line_bytes(line: &super::log::LogLine) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec(line).unwrap();
+    bytes.push(b'\n');
+    bytes
+}
+
+#[test]
+fn a_step_that_did_not_last_is_done_again_once_and_then_is_the_drivers_fault() {
+    assert_eq!(end_without_effect(Reason::Spec, 5), Outcome::Superseded);
+    assert_eq!(end_without_effect(Reason::Resume, 5), Outcome::Failed);
+    // The log is from before a restart of the agent: the machine may have lost the effect.
+    assert_eq!(end_without_effect(Reason::Resume, 4), Outcome::Superseded);
+}
+
 #[test]
 fn many_absent_wishes_are_held_back_until_a_person_approves() {
     let mut engine = planner(&["n1"]);

@@ -274,27 +274,46 @@ impl Pass<'_> {
         let input = self.plan_input(record, present, false);
         match self.drivers.plan(&record.spec.driver, &input) {
             Ok(plan) => {
-                let again = plan.steps.into_iter().map(PlannedStep::of).find(|step| {
-                    let known = generation.plan.steps.iter();
-                    known.clone().any(|known| {
-                        known.step.node == step.step.node && known.args_digest == step.args_digest
-                    })
-                });
-                match again {
-                    Some(step) => {
-                        let reason = format!(
-                            "{} succeeded, and the observation afterwards asks for it again: a fault of driver {}",
-                            step.step.title, record.spec.driver
-                        );
-                        let hint = "report it with the output of: dsm-agent audit";
-                        self.finish(generation, Outcome::Failed, reason, hint);
-                    }
-                    None => self.finish(generation, Outcome::Done, "as wished".to_owned(), ""),
-                }
+                self.end_verified(record, generation, plan);
                 Situation::Converging(Vec::new())
             }
             Err(refusal) => Situation::refused(refusal),
         }
+    }
+
+    /// Ends a generation whose steps are all done, by what an observation leaves to do.
+    fn end_verified(&mut self, record: &WishRecord, generation: &GenerationView, left: Plan) {
+        let repeated = left.steps.into_iter().map(PlannedStep::of).find(|step| {
+            generation.plan.steps.iter().any(|known| {
+                known.step.node == step.step.node && known.args_digest == step.args_digest
+            })
+        });
+        let Some(PlannedStep { step, .. }) = repeated else {
+            self.finish(generation, Outcome::Done, "as wished".to_owned(), "");
+            return;
+        };
+        // What a restart or somebody else undid is done again once; a step that never lasts is a fault of the driver.
+        let is_second_time = generation.intent.reason == Reason::Resume;
+        if is_second_time && !self.has_restarted(generation, &step.node) {
+            let reason = format!(
+                "{} succeeded, and the observation afterwards asks for it again: a fault of driver {}",
+                step.title, record.spec.driver
+            );
+            let hint = "report it with the output of: dsm-agent audit";
+            self.finish(generation, Outcome::Failed, reason, hint);
+            return;
+        }
+        let reason = format!(
+            "{} on {} did not last; it is done again",
+            step.title, step.node
+        );
+        self.finish(generation, Outcome::Superseded, reason, "");
+    }
+
+    /// Whether the agent of `node` has taken presence anew since its last line.
+    fn has_restarted(&self, generation: &GenerationView, node: &str) -> bool {
+        let last = generation.logs.get(node).and_then(|log| log.lines.last());
+        last.is_some_and(|line| self.cluster.presence.get(node) != Some(&line.fence))
     }
 
     /// Plans without members that are away for long, if the driver can.
