@@ -230,7 +230,6 @@ impl FileSystem {
                 let inode = state.tree().inode(number).ok_or(FsError::NotFound)?;
                 Ok(Attr {
                     node: node.number(),
-                    mode: inode.mode & !0o222,
                     ..Attr::of(inode)
                 })
             }
@@ -238,7 +237,6 @@ impl FileSystem {
                 let inode = self.versions.inode(number).ok_or(FsError::NotFound)?;
                 Ok(Attr {
                     node: node.number(),
-                    mode: inode.mode & !0o222,
                     ..Attr::of(&inode)
                 })
             }

@@ -5,7 +5,8 @@
 //! raises the same events as for a local call, on the same watches. Parents are reached by file handle, never by path.
 
 use std::ffi::CString;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
@@ -25,6 +26,30 @@ pub struct MountRoot {
     pub directory: OwnedFd,
     /// Notifications to the kernel.
     pub notifier: fuser::Notifier,
+    /// The connection itself, for the one notification that fuser does not know.
+    pub device: File,
+}
+
+impl MountRoot {
+    /// Lets the kernel drop `inode` from its cache if nobody uses or watches it (`FUSE_NOTIFY_PRUNE`, Linux 6.18). A
+    /// directory that is known only because its creation was replayed would have every change in it replayed too.
+    fn prune(&self, inode: InodeNo) {
+        const NOTIFY_PRUNE: i32 = 9;
+        const MESSAGE_BYTES: u32 = 40;
+        let mut message = Vec::with_capacity(MESSAGE_BYTES as usize);
+        // struct fuse_out_header: length, notification, no request.
+        message.extend(MESSAGE_BYTES.to_ne_bytes());
+        message.extend(NOTIFY_PRUNE.to_ne_bytes());
+        message.extend(0u64.to_ne_bytes());
+        // struct fuse_notify_prune_out: one node, padding and spare; then the node.
+        message.extend(1u32.to_ne_bytes());
+        message.extend([0; 12]);
+        message.extend(inode.0.to_ne_bytes());
+        if let Err(error) = (&self.device).write_all(&message) {
+            // An older kernel: the replay does more than it must, and nothing else.
+            tracing::trace!(%error, "the kernel does not prune");
+        }
+    }
 }
 
 /// The one replay thread's tools.
@@ -130,7 +155,11 @@ impl Replayer {
         }
         self.tickets.under(ticket, || {
             make_at(directory.as_raw_fd(), &path, &inode.kind)
-        })
+        })?;
+        if inode.is_directory() {
+            root.prune(inode.number);
+        }
+        Ok(())
     }
 
     fn remove(

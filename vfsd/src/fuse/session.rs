@@ -169,6 +169,7 @@ impl Shared {
             moving: Arc::default(),
             runtime: self.runtime.clone(),
         };
+        let kept = device.try_clone()?;
         let mut config = fuser::Config::default();
         config.n_threads = Some(FUSE_THREADS);
         config.clone_fd = true;
@@ -187,6 +188,7 @@ impl Shared {
         *self.root.lock() = Some(Arc::new(MountRoot {
             directory: directory.into(),
             notifier,
+            device: kept,
         }));
         Ok(number)
     }

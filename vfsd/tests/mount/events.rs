@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 
+use vfsd::state_machine::ids::InodeNo;
+
 use crate::{Cluster, run};
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -244,4 +246,36 @@ fn copies_and_tee_look_alike() {
         "mkdir s; echo 1 > s/f; echo 2 > a",
         "cp a b; cp -r s t; echo 3 | tee q > /dev/null",
     );
+}
+
+/// A directory that nobody on this node uses or watches costs its replay nothing; one that is watched stays known.
+#[test]
+fn only_watched_directories_stay_known_to_the_kernel() {
+    let cluster = Cluster::start();
+    run(&cluster, "mkdir $A/unused $A/watched");
+    settle(&cluster);
+    let watcher = Watcher::on(&cluster.path(2, "watched"));
+    let number = |name: &str| {
+        cluster
+            .log
+            .state()
+            .tree()
+            .lookup(InodeNo::ROOT, name.as_bytes())
+            .unwrap()
+    };
+    let lookups = cluster.filesystems[1].lookups();
+    let until = Instant::now() + DEADLINE;
+    while lookups.is_known(number("unused")) {
+        assert!(
+            Instant::now() < until,
+            "the kernel keeps a directory that nobody uses"
+        );
+        std::thread::yield_now();
+    }
+    assert!(lookups.is_known(number("watched")));
+    run(
+        &cluster,
+        "echo 1 > $A/watched/x; mkdir $A/watched/end-marker",
+    );
+    assert_eq!(watcher.until("end-marker").len(), 3);
 }

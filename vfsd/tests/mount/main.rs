@@ -24,7 +24,7 @@ struct Cluster {
     log: Arc<SharedLog>,
     mounts: Vec<Option<Mount>>,
     folder: tempfile::TempDir,
-    _filesystems: Vec<Arc<FileSystem>>,
+    filesystems: Vec<Arc<FileSystem>>,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -56,7 +56,7 @@ impl Cluster {
             log,
             mounts,
             folder,
-            _filesystems: filesystems,
+            filesystems,
             _runtime: runtime,
         }
     }
