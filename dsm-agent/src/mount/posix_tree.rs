@@ -76,6 +76,16 @@ impl PosixTree {
     }
 
     fn make_one_dir(&self, path: &Path, name: &str) -> Result<bool, TreeError> {
+        // The top directories of the tree always exist: one that is missing means that the tree is not mounted, and
+        // nothing may be made on the disk below the mount point.
+        if !self.is_plain && path.parent() == Some(&self.root) && !path.is_dir() {
+            let why = format!("the tree is not mounted on {}", self.root.display());
+            return Err(failure(
+                "mkdir",
+                name,
+                std::io::Error::new(ErrorKind::NotFound, why),
+            ));
+        }
         match DirBuilder::new().mode(0o755).create(path) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
@@ -392,5 +402,33 @@ fn failure(op: &'static str, path: &str, source: std::io::Error) -> TreeError {
         op,
         path: path.to_owned(),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_made_below_a_bare_mount_point() {
+        let bare = tempfile::tempdir().unwrap();
+        let tree = PosixTree::mounted(bare.path());
+        let refused = tree.make_dir("lk/dsm/agents").unwrap_err();
+        assert!(matches!(refused, TreeError::Io { .. }), "{refused}");
+        assert!(tree.try_lock("lk/dsm/agents/n1").is_err());
+        let left = std::fs::read_dir(bare.path()).unwrap().count();
+        assert_eq!(left, 0, "the disk below the mount point stays as it was");
+    }
+
+    #[test]
+    fn below_a_top_directory_that_is_there_directories_are_made() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("lk")).unwrap();
+        let tree = PosixTree::mounted(root.path());
+        assert!(tree.make_dir("lk/dsm/agents").unwrap());
+        assert!(
+            !tree.make_dir("lk/dsm/agents").unwrap(),
+            "it is there already"
+        );
     }
 }
