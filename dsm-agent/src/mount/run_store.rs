@@ -369,22 +369,42 @@ impl RunStore {
         Ok(open)
     }
 
+    /// Who can open each secret: a node that was sealed to, while it still has the key of then. One that rejoined has a
+    /// new key and needs a seal of its own.
     fn secret_recipients(
         &self,
         id: &DeploymentId,
     ) -> Result<BTreeMap<String, BTreeSet<String>>, TreeError> {
+        let entries = self.tree.list(&paths::secrets(id))?;
+        if entries.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let keys = self.sealing_keys();
         let mut found = BTreeMap::new();
-        for entry in self
-            .tree
-            .list(&paths::secrets(id))?
-            .into_iter()
-            .take(SECRETS_MAX)
-        {
+        for entry in entries.into_iter().take(SECRETS_MAX) {
             if let Ok(Some(secret)) = self.json::<SealedSecret>(&paths::secret(id, &entry.name)) {
-                found.insert(entry.name, secret.recipients.into_keys().collect());
+                let able = secret.recipients.into_iter();
+                let able = able.filter(|(node, key)| keys.get(node).is_none_or(|now| now == key));
+                found.insert(entry.name, able.map(|(node, _)| node).collect());
             }
         }
         Ok(found)
+    }
+
+    /// The public sealing key of each member that shows one; none while the members cannot be read.
+    fn sealing_keys(&self) -> BTreeMap<String, String> {
+        let members = self
+            .json_any(paths::MEMBERS)
+            .ok()
+            .flatten()
+            .unwrap_or(Value::Null);
+        let listed = members.get("members").and_then(Value::as_array);
+        let text = |member: &Value, field: &str| Some(member.get(field)?.as_str()?.to_owned());
+        let keys = listed
+            .into_iter()
+            .flatten()
+            .filter_map(|member| Some((text(member, "name")?, text(member, "age_public")?)));
+        keys.filter(|(_, key)| !key.is_empty()).collect()
     }
 
     /// What is known of the cluster: members, presence, facts, this node's claims.
@@ -499,5 +519,34 @@ fn note<T>(
             broken.push(Trouble::blocks(format!("/{path} {reason}"), hint));
             Ok(None)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mount::posix_tree::PosixTree;
+
+    #[test]
+    fn a_node_that_rejoined_with_a_new_key_cannot_open_older_secrets() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let full = root.path().join(path);
+            std::fs::create_dir_all(full.parent().unwrap()).unwrap();
+            std::fs::write(full, text).unwrap();
+        };
+        write(
+            ".vfs/members.json",
+            r#"{"members":[{"name":"n1","age_public":"age1old"},{"name":"n2","age_public":"age1new"}]}"#,
+        );
+        write(
+            "run/mid/db/secrets/owner",
+            r#"{"format":1,"recipients":{"n1":"age1old","n2":"age1old","gone":"age1x"},"sealed":""}"#,
+        );
+        let store = RunStore::new(Arc::new(PosixTree::plain(root.path(), "n1")));
+        let id = DeploymentId::parse("mid/db").unwrap();
+        let able = store.secret_recipients(&id).unwrap();
+        let able: Vec<&str> = able["owner"].iter().map(String::as_str).collect();
+        assert_eq!(able, ["gone", "n1"], "n2 has another key by now");
     }
 }
