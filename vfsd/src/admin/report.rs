@@ -39,6 +39,7 @@ pub(super) async fn status(node: &Arc<Node>) -> StatusReport {
             }
             .into(),
             state: match health {
+                _ if id == known.id.0 && !known.quorum => "no quorum",
                 _ if is_leader && known.quorum => "leader",
                 Some(health) if health.answers => "following",
                 Some(_) => "missing",
