@@ -109,6 +109,9 @@ fn bad_wishes_name_the_field_and_change_nothing() -> Result<()> {
         deployment.wait_for_words(n1, &words, FILE_MAX)?;
         assert_eq!(n1.sh(&format!("cat {TARGET}"))?, "good\n");
     }
+    // A map whose only value is cut off, in binary JSON.
+    n2.write("/vfs/mid/half.cbor", b"\xa1\x66driver")?;
+    Deployment::new("mid/half").wait_for_words(n1, &["Blocked"], FILE_MAX)?;
     let explained = n2.run(&["dsm-agent", "explain", NAME])?.stdout_text();
     assert!(explained.contains("n77"), "{explained}");
     deployment.wish(n2, &wish(&["n1"], "healed\n"))?;

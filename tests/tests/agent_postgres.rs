@@ -124,6 +124,39 @@ fn postmasters(nodes: &[&Node]) -> Result<Vec<String>> {
         .collect()
 }
 
+/// Refused before anything is installed: a version that no repository has, and data that is not ours.
+#[test]
+fn what_cannot_be_is_refused_with_its_reason() -> Result<()> {
+    let mounted = Mounted::boot_with_agents(3)?;
+    let [n1, n2, n3] = mounted.three()?;
+    let deployment = Deployment::new(NAME);
+    deployment.wish(
+        n2,
+        &json!({"driver": "postgres", "nodes": ["n1"], "params": {"version": "15.99"}}),
+    )?;
+    deployment.wait_for_words(n3, &["Blocked", "15.99"], CHANGE_MAX)?;
+    n1.sh("mkdir -p /data/theirs && echo 15 > /data/theirs/PG_VERSION")?;
+    let params = json!({"version": "15", "data_directory": "/data/theirs"});
+    deployment.wish(
+        n2,
+        &json!({"driver": "postgres", "nodes": ["n1"], "params": params}),
+    )?;
+    deployment.wait_for_words(n3, &["Blocked", "/data/theirs"], CHANGE_MAX)?;
+    let explained = n3.run(&["dsm-agent", "explain", NAME])?.stdout_text();
+    assert!(explained.contains("/data/theirs"), "{explained}");
+    assert_eq!(
+        n1.sh("ls -A /data/theirs")?,
+        "PG_VERSION\n",
+        "their data was touched"
+    );
+    let installed = n1.run(&["test", "-e", "/usr/lib/postgresql/15/bin/postgres"])?;
+    assert!(
+        !installed.status.success(),
+        "something was installed for a refused wish"
+    );
+    Ok(())
+}
+
 #[test]
 fn a_pass_of_crashes_ends_active() -> Result<()> {
     let seed = seed::choose("a_pass_of_crashes_ends_active");

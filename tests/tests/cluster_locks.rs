@@ -9,7 +9,7 @@ use system_tests::limits;
 use system_tests::mounted::{Mounted, barrier, refused};
 use system_tests::wait::wait_until;
 
-const NAMES: usize = 300;
+const NAMES: usize = 1000;
 
 /// Session TTL 10 s, lock delay 2 s, and a loaded machine's time.
 const DEAD_HOLDER_MAX: Duration = Duration::from_secs(25);
