@@ -108,6 +108,21 @@ pub fn barrier(node: &Node) -> Result<()> {
         .with_context(|| format!("no barrier on {}", node.name()))
 }
 
+/// Waits until somebody's unmount of the tree on `node` is healed.
+///
+/// # Errors
+/// If it is not within its time.
+pub fn wait_for_tree(node: &Node) -> Result<()> {
+    wait_until(
+        "the tree to be mounted again",
+        limits::CLUSTER_READY_MAX,
+        || {
+            let seen = node.run(&["test", "-e", "/vfs/.vfs/status.json"])?;
+            Ok(seen.status.success())
+        },
+    )
+}
+
 /// Kills the vfsd of `node` without warning, and waits until its service manager has brought it back.
 ///
 /// # Errors

@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 use system_tests::cluster::Node;
 use system_tests::crash::BOUNDARIES;
 use system_tests::deployment::Deployment;
-use system_tests::limits;
-use system_tests::mounted::Mounted;
+use system_tests::mounted::{Mounted, wait_for_tree};
 use system_tests::wait::wait_until;
 
 const NAME: &str = "mid/motd";
@@ -135,16 +134,7 @@ fn only_a_deletion_that_everyone_can_see_removes() -> Result<()> {
         assert_eq!(node.sh(&format!("cat {TARGET}"))?, "stays\n");
     }
     n3.sh("systemctl start vfsd dsm-agent")?;
-    wait_until(
-        "the tree to be mounted again",
-        limits::CLUSTER_READY_MAX,
-        || {
-            Ok(n2
-                .run(&["test", "-e", "/vfs/.vfs/status.json"])?
-                .status
-                .success())
-        },
-    )?;
+    wait_for_tree(n2)?;
     n1.sh(": > /vfs/mid/motd.json")?;
     deployment.wish(n1, &wish(&["n1", "n2", "n3"], "stays longer\n"))?;
     deployment.wait_for(n1, "Active", 2, FILE_MAX)?;

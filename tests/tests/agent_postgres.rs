@@ -8,10 +8,9 @@ use system_tests::cluster::Node;
 use system_tests::crash::{BOUNDARIES, KINDS, arm, strike};
 use system_tests::deployment::Deployment;
 use system_tests::limits;
-use system_tests::mounted::Mounted;
+use system_tests::mounted::{Mounted, wait_for_tree};
 use system_tests::postgres::{primary, sql, wait_for_rows, write_row};
 use system_tests::seed;
-use system_tests::wait::wait_until;
 
 const NAME: &str = "mid/shop-db";
 const DATABASE: &str = "shop";
@@ -99,16 +98,7 @@ fn a_lost_tree_stops_no_service(mounted: &Mounted) -> Result<()> {
     write_row(n1, DATABASE, 3)?;
     wait_for_rows(n3, DATABASE, 3)?;
     n3.sh("systemctl start vfsd dsm-agent")?;
-    wait_until(
-        "the tree to be mounted again",
-        limits::CLUSTER_READY_MAX,
-        || {
-            Ok(n2
-                .run(&["test", "-e", "/vfs/.vfs/status.json"])?
-                .status
-                .success())
-        },
-    )?;
+    wait_for_tree(n2)?;
     assert_eq!(
         postmasters(&[n1, n2, n3])?,
         before,

@@ -37,18 +37,7 @@ pub(super) fn run(
     index: LogIndex,
     entry: &Entry,
 ) -> (Outcome, Vec<Change>) {
-    let touch = Touch {
-        revision: index,
-        wall: entry.stamp.wall,
-        author: Arc::new(entry.author.clone()),
-    };
-    let mut step = Step {
-        state,
-        entry,
-        index,
-        touch,
-        changes: Vec::new(),
-    };
+    let mut step = Step::new(state, index, entry);
     let outcome = step.dispatch();
     (outcome, step.changes)
 }
@@ -60,20 +49,26 @@ pub(super) fn release_grants(
     entry: &Entry,
     granted: &[LogIndex],
 ) -> Vec<Change> {
-    let touch = Touch {
-        revision: index,
-        wall: entry.stamp.wall,
-        author: Arc::new(entry.author.clone()),
-    };
-    let mut step = Step {
-        state,
-        entry,
-        index,
-        touch,
-        changes: Vec::new(),
-    };
+    let mut step = Step::new(state, index, entry);
     step.release_grants_of(granted);
     step.changes
+}
+
+impl<'a> Step<'a> {
+    fn new(state: &'a mut StateMachine, index: LogIndex, entry: &'a Entry) -> Self {
+        let touch = Touch {
+            revision: index,
+            wall: entry.stamp.wall,
+            author: Arc::new(entry.author.clone()),
+        };
+        Self {
+            state,
+            entry,
+            index,
+            touch,
+            changes: Vec::new(),
+        }
+    }
 }
 
 impl Step<'_> {
