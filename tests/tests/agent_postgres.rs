@@ -11,6 +11,7 @@ use system_tests::limits;
 use system_tests::mounted::{Mounted, wait_for_tree};
 use system_tests::postgres::{primary, sql, wait_for_rows, write_row};
 use system_tests::seed;
+use system_tests::wait::wait_until;
 
 const NAME: &str = "mid/shop-db";
 const DATABASE: &str = "shop";
@@ -112,6 +113,35 @@ fn postmasters(nodes: &[&Node]) -> Result<Vec<String>> {
         .iter()
         .map(|node| sql(node, DATABASE, "SELECT pg_postmaster_start_time()"))
         .collect()
+}
+
+/// Another node and a parameter arrive while the first deployment is under way, and fifty saves while that one is.
+#[test]
+fn a_wish_that_changes_in_mid_flight_ends_in_the_last() -> Result<()> {
+    let mounted = Mounted::boot_with_agents(3)?;
+    let [n1, n2, n3] = mounted.three()?;
+    let deployment = Deployment::new(NAME);
+    deployment.wish(n2, &wish(&["n1", "n2"], json!({})))?;
+    deployment.wait_for(n2, "Converging", 1, CHANGE_MAX)?;
+    let all = ["n1", "n2", "n3"];
+    deployment.wish(n3, &wish(&all, json!({"max_connections": 150})))?;
+    deployment.wait_for(n3, "Converging", 2, CHANGE_MAX)?;
+    let last = wish(&all, json!({"max_connections": 160, "work_mem": "50MB"}));
+    let text = last.to_string().replace("50MB", "${i}MB");
+    let saves = format!("for i in $(seq 50); do cat > /vfs/{NAME}.json <<END\n{text}\nEND\ndone");
+    n1.sh(&saves)?;
+    // Servers restart meanwhile, and an earlier save may be Active for a moment.
+    wait_until("the last save everywhere", limits::DEPLOYMENT_MAX, || {
+        Ok([n1, n2, n3].iter().all(|node| {
+            let shows = |name: &str, value: &str| {
+                sql(node, DATABASE, &format!("SHOW {name}")).is_ok_and(|shown| shown == value)
+            };
+            shows("work_mem", "50MB") && shows("max_connections", "160")
+        }))
+    })?;
+    deployment.wait_for(n1, "Active", 3, CHANGE_MAX)?;
+    assert_eq!(primary(mounted.nodes(), DATABASE)?.name(), "n1");
+    n2.sh("dsm-agent audit mid/shop-db").map(drop)
 }
 
 /// Refused before anything is installed: a version that no repository has, and data that is not ours.
