@@ -184,3 +184,6 @@ const _: () = assert!(
     SESSION_SELF_DEADLINE.as_millis() + RENEW_CONFIRMED_MAX.as_millis() < SESSION_TTL.as_millis()
 );
 const _: () = assert!(FILE_BYTES_MAX as usize + ENTRY_OVERHEAD_MAX <= ENTRY_BYTES_MAX);
+
+/// Notices to the kernel that wait; each only saves work, so one too many is dropped.
+pub const NOTICES_MAX: usize = 1_024;

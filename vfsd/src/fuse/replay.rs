@@ -8,7 +8,9 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
 
 use parking_lot::Mutex;
 
@@ -20,35 +22,64 @@ use crate::state_machine::ids::InodeNo;
 use crate::state_machine::inode::{Inode, Kind};
 use crate::state_machine::outcome::Change;
 
-/// A mount's root, and the way to tell its kernel about stale pages. Replaced when the mount is.
+/// A mount as the replay thread knows it. Holds no descriptor: the replay thread has a table of its own.
 pub struct MountRoot {
-    /// The root directory of the mount.
-    pub directory: OwnedFd,
-    /// Notifications to the kernel.
-    pub notifier: fuser::Notifier,
-    /// The connection itself, for the one notification that fuser does not know.
-    pub device: File,
+    /// Device number of the mount.
+    pub device: u64,
+    /// To the thread that talks to this mount's connection.
+    pub notices: SyncSender<Notice>,
 }
 
-impl MountRoot {
-    /// Lets the kernel drop `inode` from its cache if nobody uses or watches it (`FUSE_NOTIFY_PRUNE`, Linux 6.18). A
-    /// directory that is known only because its creation was replayed would have every change in it replayed too.
-    fn prune(&self, inode: InodeNo) {
-        const NOTIFY_PRUNE: i32 = 9;
-        const MESSAGE_BYTES: u32 = 40;
-        let mut message = Vec::with_capacity(MESSAGE_BYTES as usize);
-        // struct fuse_out_header: length, notification, no request.
-        message.extend(MESSAGE_BYTES.to_ne_bytes());
-        message.extend(NOTIFY_PRUNE.to_ne_bytes());
-        message.extend(0u64.to_ne_bytes());
-        // struct fuse_notify_prune_out: one node, padding and spare; then the node.
-        message.extend(1u32.to_ne_bytes());
-        message.extend([0; 12]);
-        message.extend(inode.0.to_ne_bytes());
-        if let Err(error) = (&self.device).write_all(&message) {
-            // An older kernel: the replay does more than it must, and nothing else.
-            tracing::trace!(%error, "the kernel does not prune");
+/// What the kernel is told outside of any request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// Pages of mappings of this inode may be old.
+    Invalidate(InodeNo),
+    /// Nobody may need this directory: drop it from the cache if so.
+    Prune(InodeNo),
+}
+
+/// Tells the kernel what comes, until nobody can send any more.
+pub fn notify(notifier: &fuser::Notifier, device: &File, notices: &Receiver<Notice>) {
+    for notice in notices {
+        let told = match notice {
+            Notice::Invalidate(inode) => notifier.inval_inode(fuser::INodeNo(inode.0), 0, 0),
+            Notice::Prune(inode) => prune(device, inode),
+        };
+        if let Err(error) = told {
+            // A mount that ends, or an older kernel: the replay does more than it must, and nothing else.
+            tracing::trace!(?notice, %error, "the kernel was not told");
         }
+    }
+}
+
+/// Lets the kernel drop `inode` from its cache if nobody uses or watches it (`FUSE_NOTIFY_PRUNE`, Linux 6.18). A
+/// directory that is known only because its creation was replayed would have every change in it replayed too.
+fn prune(mut device: &File, inode: InodeNo) -> io::Result<()> {
+    const NOTIFY_PRUNE: i32 = 9;
+    const MESSAGE_BYTES: u32 = 40;
+    let mut message = Vec::with_capacity(MESSAGE_BYTES as usize);
+    // struct fuse_out_header: length, notification, no request.
+    message.extend(MESSAGE_BYTES.to_ne_bytes());
+    message.extend(NOTIFY_PRUNE.to_ne_bytes());
+    message.extend(0u64.to_ne_bytes());
+    // struct fuse_notify_prune_out: one node, padding and spare; then the node.
+    message.extend(1u32.to_ne_bytes());
+    message.extend([0; 12]);
+    message.extend(inode.0.to_ne_bytes());
+    device.write_all(&message)
+}
+
+/// The mount's root directory, open in the replay thread's own table.
+struct Place {
+    directory: OwnedFd,
+    root: Arc<MountRoot>,
+}
+
+impl Place {
+    fn tell(&self, notice: Notice) {
+        // A full queue or an ending mount: the notice only saves work.
+        let _ = self.root.notices.try_send(notice);
     }
 }
 
@@ -58,6 +89,7 @@ pub struct Replayer {
     pub tickets: Arc<Tickets>,
     pub queue: Arc<ReplayQueue>,
     pub root: Arc<Mutex<Option<Arc<MountRoot>>>>,
+    pub point: PathBuf,
 }
 
 /// Which events a change of content raises.
@@ -70,19 +102,45 @@ enum Touch {
 
 impl Replayer {
     /// Replays until the queue is stopped.
+    ///
+    /// The thread has a descriptor table of its own without the connection's descriptors. Otherwise a killed daemon would
+    /// stay for ever: this thread would wait for the answer to its own request, nobody would be left to give it, and the
+    /// connection could not end because this thread still held it open.
     pub fn run(self) {
         self.tickets.enter();
+        if let Err(error) = own_descriptor_table() {
+            return tracing::error!(%error, "events of other nodes are not raised: no table of its own");
+        }
+        let mut place: Option<Place> = None;
         while let Some(event) = self.queue.next() {
             let root = self.root.lock().clone();
-            // Between an unmount and the next mount nobody can watch.
-            if let Some(root) = root {
-                self.replay(&root, &event);
+            if place.as_ref().map(|place| place.root.device)
+                != root.as_ref().map(|root| root.device)
+            {
+                // Between an unmount and the next mount nobody can watch.
+                place = root.and_then(|root| self.enter(root));
+            }
+            if let Some(place) = &place {
+                self.replay(place, &event);
             }
             self.queue.done();
         }
     }
 
-    fn replay(&self, root: &MountRoot, event: &Event) {
+    fn enter(&self, root: Arc<MountRoot>) -> Option<Place> {
+        match File::open(&self.point) {
+            Ok(directory) => Some(Place {
+                directory: directory.into(),
+                root,
+            }),
+            Err(error) => {
+                tracing::warn!(%error, "the mount cannot be entered yet");
+                None
+            }
+        }
+    }
+
+    fn replay(&self, root: &Place, event: &Event) {
         for _ in 0..REPLAY_STALE_TRIES_MAX {
             match self.raise(root, event) {
                 Err(error) if error.raw_os_error() == Some(libc::ESTALE) => continue,
@@ -99,7 +157,7 @@ impl Replayer {
         tracing::debug!(?event, "an event was not raised: its directory moves");
     }
 
-    fn raise(&self, root: &MountRoot, event: &Event) -> io::Result<()> {
+    fn raise(&self, root: &Place, event: &Event) -> io::Result<()> {
         let (change, inode, replaced) = match event {
             Event::Rescan(directory) => return self.touch_directory(root, *directory),
             Event::Change {
@@ -133,7 +191,7 @@ impl Replayer {
 
     fn create(
         &self,
-        root: &MountRoot,
+        root: &Place,
         at: (InodeNo, &[u8]),
         inode: &Arc<Inode>,
         link: bool,
@@ -157,14 +215,14 @@ impl Replayer {
             make_at(directory.as_raw_fd(), &path, &inode.kind)
         })?;
         if inode.is_directory() {
-            root.prune(inode.number);
+            root.tell(Notice::Prune(inode.number));
         }
         Ok(())
     }
 
     fn remove(
         &self,
-        root: &MountRoot,
+        root: &Place,
         at: (InodeNo, &[u8]),
         inode: &Arc<Inode>,
         is_directory: bool,
@@ -187,7 +245,7 @@ impl Replayer {
 
     fn rename(
         &self,
-        root: &MountRoot,
+        root: &Place,
         change: &Change,
         inode: &Arc<Inode>,
         replaced: Option<&Arc<Inode>>,
@@ -246,11 +304,10 @@ impl Replayer {
     }
 
     /// Raises content events on every name that a file had then.
-    fn touch_content(&self, root: &MountRoot, inode: &Arc<Inode>, touch: Touch) -> io::Result<()> {
+    fn touch_content(&self, root: &Place, inode: &Arc<Inode>, touch: Touch) -> io::Result<()> {
         if self.fs.is_open(inode.number) {
             // Pages of mappings may be old now.
-            root.notifier
-                .inval_inode(fuser::INodeNo(inode.number.0), 0, 0)?;
+            root.tell(Notice::Invalidate(inode.number));
         }
         // The size changes nothing: the adapter answers with what it is by then.
         let size = self.fs.attr(inode.number.0).map_or(0, |attr| attr.size);
@@ -260,7 +317,7 @@ impl Replayer {
         })
     }
 
-    fn touch_attributes(&self, root: &MountRoot, inode: &Arc<Inode>) -> io::Result<()> {
+    fn touch_attributes(&self, root: &Place, inode: &Arc<Inode>) -> io::Result<()> {
         if inode.names.is_empty() {
             return self.touch_directory(root, inode.number);
         }
@@ -270,12 +327,12 @@ impl Replayer {
     }
 
     /// Raises an attribute event on a directory, wherever it is.
-    fn touch_directory(&self, root: &MountRoot, number: InodeNo) -> io::Result<()> {
+    fn touch_directory(&self, root: &Place, number: InodeNo) -> io::Result<()> {
         let Some(inode) = self.fs.state().tree().inode(number).cloned() else {
             return Ok(());
         };
         let directory = open_directory(root, number)?;
-        let own = c_string(format!("/proc/self/fd/{}", directory.as_raw_fd()).as_bytes())?;
+        let own = c_string(format!("/proc/thread-self/fd/{}", directory.as_raw_fd()).as_bytes())?;
         let ticket = Ticket {
             before: Vec::new(),
             inode: Some(inode.clone()),
@@ -287,7 +344,7 @@ impl Replayer {
     /// Makes a call on each name that an inode had then and that watchers may still be told of.
     fn on_each_name(
         &self,
-        root: &MountRoot,
+        root: &Place,
         inode: &Arc<Inode>,
         call: impl Fn(RawFd, &CString) -> io::Result<()>,
     ) -> io::Result<()> {
@@ -309,6 +366,14 @@ impl Replayer {
         }
         Ok(())
     }
+}
+
+/// Gives the calling thread a descriptor table of its own, empty but for the standard streams.
+fn own_descriptor_table() -> io::Result<()> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES)?;
+    // SAFETY: the table belongs to this thread alone from here on, and it owns no descriptor yet.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
+    check(i32::try_from(closed).unwrap_or(-1))
 }
 
 fn name_before((parent, name): (InodeNo, &[u8]), inode: Option<&Arc<Inode>>) -> NameBefore {
@@ -342,7 +407,7 @@ fn touch_content_at(
             check(unsafe { libc::ftruncate(file.as_raw_fd(), size) })
         }
         Touch::Modify => {
-            let own = c_string(format!("/proc/self/fd/{}", file.as_raw_fd()).as_bytes())?;
+            let own = c_string(format!("/proc/thread-self/fd/{}", file.as_raw_fd()).as_bytes())?;
             // SAFETY: the path is a valid C string; it names the file that is held open.
             check(unsafe { libc::truncate(own.as_ptr(), size) })
         }
@@ -398,7 +463,7 @@ fn set_times(directory: RawFd, path: &CString, node: &Inode, flags: i32) -> io::
     check(unsafe { libc::utimensat(directory, path.as_ptr(), times.as_ptr(), flags) })
 }
 
-fn open_directory(root: &MountRoot, inode: InodeNo) -> io::Result<OwnedFd> {
+fn open_directory(root: &Place, inode: InodeNo) -> io::Result<OwnedFd> {
     open_by_handle(root, inode, libc::O_PATH | libc::O_DIRECTORY)
 }
 
@@ -412,7 +477,7 @@ struct FuseFileHandle {
     generation: u32,
 }
 
-fn open_by_handle(root: &MountRoot, inode: InodeNo, flags: i32) -> io::Result<OwnedFd> {
+fn open_by_handle(root: &Place, inode: InodeNo, flags: i32) -> io::Result<OwnedFd> {
     const FILEID_INO64_GEN: i32 = 0x81;
     let mut handle = FuseFileHandle {
         handle_bytes: 12,

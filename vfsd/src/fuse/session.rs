@@ -17,11 +17,11 @@ use parking_lot::Mutex;
 
 use super::adapter::Adapter;
 use super::interrupts::Interrupts;
-use super::replay::{MountRoot, Replayer};
+use super::replay::{MountRoot, Replayer, notify};
 use super::replay_queue::ReplayQueue;
 use super::tickets::Tickets;
 use crate::fs::FileSystem;
-use crate::limits::{FUSE_THREADS, FUSE_WRITE_BYTES_MAX, MOUNT_CHECK_EVERY_MS};
+use crate::limits::{FUSE_THREADS, FUSE_WRITE_BYTES_MAX, MOUNT_CHECK_EVERY_MS, NOTICES_MAX};
 use crate::state_machine::ids::NodeId;
 
 /// Why the tree cannot be mounted.
@@ -94,6 +94,7 @@ impl Mount {
             tickets: shared.tickets.clone(),
             queue: shared.queue.clone(),
             root: shared.root.clone(),
+            point: shared.point.clone(),
         };
         let refused = |cause| MountError::Refused {
             point: shared.point.display().to_string(),
@@ -180,15 +181,14 @@ impl Shared {
             config,
         )?;
         let notifier = session.notifier();
+        let (notices, told) = std::sync::mpsc::sync_channel(NOTICES_MAX);
         // Its threads end by themselves with the last use of this mount; there is nothing to join.
         drop(session.spawn()?);
-        // `open_by_handle_at` takes no O_PATH descriptor.
-        let directory = File::open(&self.point)?;
-        let number = directory.metadata()?.dev();
+        drop(spawn("notify", move || notify(&notifier, &kept, &told))?);
+        let number = std::fs::metadata(&self.point)?.dev();
         *self.root.lock() = Some(Arc::new(MountRoot {
-            directory: directory.into(),
-            notifier,
-            device: kept,
+            device: number,
+            notices,
         }));
         Ok(number)
     }
