@@ -103,9 +103,9 @@ enum Touch {
 impl Replayer {
     /// Replays until the queue is stopped.
     ///
-    /// The thread has a descriptor table of its own without the connection's descriptors. Otherwise a killed daemon would
-    /// stay for ever: this thread would wait for the answer to its own request, nobody would be left to give it, and the
-    /// connection could not end because this thread still held it open.
+    /// The thread has a descriptor table of its own without the connection's descriptors. Otherwise a killed daemon
+    /// would stay for ever: this thread would wait for the answer to its own request, nobody would be left to give
+    /// it, and the connection could not end because this thread still held it open.
     pub fn run(self) {
         self.tickets.enter();
         if let Err(error) = own_descriptor_table() {
