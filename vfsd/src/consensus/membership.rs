@@ -11,12 +11,13 @@ use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::impls::BasicNode;
 
 use super::core::{AskError, Core, WriteError};
+use super::quorum::QuorumState;
 use super::types::TypeConfig;
 use super::wire::{ChangeRefusal, ClusterChange, Reply, Request};
 use crate::clock;
 use crate::limits::{
-    LEADER_RETRY_EVERY, LEARNERS_MAX, MEMBER_CHANGE_TIMEOUT, PROMOTE_BEHIND_MAX, REJOIN_TOKEN_SECS,
-    VOTERS_MAX, WRITE_TIMEOUT,
+    LEADER_RETRY_EVERY, LEARNERS_MAX, MEMBER_CHANGE_TIMEOUT, PROMOTE_BEHIND_MAX,
+    QUORUM_SILENCE_MAX, REJOIN_TOKEN_SECS, VOTERS_MAX, WRITE_TIMEOUT,
 };
 use crate::state_machine::command::{Command, Grant, JoinToken, Member};
 use crate::state_machine::ids::NodeId;
@@ -423,7 +424,7 @@ async fn remove(core: &Arc<Core>, name: &str) -> Result<String, Stop> {
     let metrics = core.metrics();
     let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
     if voters.contains(&node) {
-        check_rest(core, name, node, &voters)?;
+        check_rest(core, name, node, &voters).await?;
         if node == core.id {
             // The one that takes over will be asked again and remove this node.
             core.hand_over().await;
@@ -453,8 +454,14 @@ async fn remove(core: &Arc<Core>, name: &str) -> Result<String, Stop> {
     }
 }
 
-/// What is left must be able to go on without the removed voter.
-fn check_rest(core: &Core, name: &str, node: u64, voters: &BTreeSet<u64>) -> Result<(), Stop> {
+/// What is left must be able to go on without the removed voter. A leader that was elected a moment ago has not heard
+/// of everyone yet, so a voter counts as away only after it was silent for as long as one that died would be.
+async fn check_rest(
+    core: &Core,
+    name: &str,
+    node: u64,
+    voters: &BTreeSet<u64>,
+) -> Result<(), Stop> {
     let rest = voters.len() - 1;
     if rest == 0 {
         return Err(refuse(
@@ -462,20 +469,22 @@ fn check_rest(core: &Core, name: &str, node: u64, voters: &BTreeSet<u64>) -> Res
             "promote another member first: vfsd member promote NAME",
         ));
     }
-    let missing = core.quorum.state().missing;
-    let answering = voters
-        .iter()
-        .filter(|&&voter| voter != node && !missing.contains(&voter))
-        .count();
-    if answering <= rest / 2 {
-        return Err(refuse(
-            format!(
-                "only {answering} of the other {rest} voters answer: without {name} there would be no majority"
-            ),
-            "start the missing voters first; see: vfsd status",
-        ));
+    let answering = |quorum: &QuorumState| {
+        let answers = |voter: &&u64| **voter != node && !quorum.missing.contains(voter);
+        voters.iter().filter(answers).count()
+    };
+    let mut quorum = core.quorum.subscribe();
+    let enough = quorum.wait_for(|quorum| answering(quorum) > rest / 2);
+    if let Ok(Ok(_)) = tokio::time::timeout(QUORUM_SILENCE_MAX, enough).await {
+        return Ok(());
     }
-    Ok(())
+    let answering = answering(&core.quorum.state());
+    Err(refuse(
+        format!(
+            "only {answering} of the other {rest} voters answer: without {name} there would be no majority"
+        ),
+        "start the missing voters first; see: vfsd status",
+    ))
 }
 
 /// Gives the member `node`, which lost its state, a new id as learner. Its certificate has proved who it is.
