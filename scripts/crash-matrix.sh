@@ -4,20 +4,21 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-Usage: scripts/crash-matrix.sh [--only TEXT]
+Usage: scripts/crash-matrix.sh [--chained] [--only TEXT]
 
-Deploys, grows and changes PostgreSQL on three nodes of this machine once for every step, every boundary of the step
-(before and after `started`, after the effect, after `succeeded`) and every kind of death (agent, vfsd, power of the
-node), and checks each time that it ends Active with one primary and every acknowledged row. One line a case.
-  --only TEXT   only cases whose line contains TEXT, for example: --only "grow" or --only "after-effect power"
+Deploys, grows and changes PostgreSQL on three nodes of this machine. At every boundary of every step (before and after
+`started`, after the effect, after `succeeded`) something dies: the agent, vfsd or the power of the node. Each case must
+end Active with one primary, every acknowledged row and the settings of a run in which nothing dies. One line a case.
+  --chained     the boundaries one after the other in a few deployments: under an hour instead of about four
+  --only TEXT   only cases whose line contains TEXT, for example: --only grow, or --only "after-effect power"
 TEXT
 }
 
-case ${1:-} in
-  -h | --help) usage; exit 0 ;;
-  '' | --only) ;;
-  *) usage >&2; exit 2 ;;
-esac
+for argument; do
+  case $argument in
+    -h | --help) usage; exit 0 ;;
+  esac
+done
 cd "$(dirname "$0")/.."
 cargo build --locked --workspace --bins
 exec "${CARGO_TARGET_DIR:-target}/debug/crash_matrix" "$@"

@@ -2,11 +2,13 @@
 //! times.
 //!
 //! Invariants: it does nothing unless it was armed (`DSM_CRASH_AT`, `--crash-at`, or the file `crash-at` in the state
-//! directory); it fires once, and what fired is noted on disk first, so that the restarted agent goes on.
+//! directory, with a specification on each line); each specification fires once, and what fired is noted on disk first,
+//! so that the restarted agent goes on.
 
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Where, relative to a step's record and effect.
@@ -44,10 +46,15 @@ impl Boundary {
 pub struct Failpoint {
     armed: Option<String>,
     directory: Option<PathBuf>,
+    // Steps that run at once fire one after the other: each rewrites the files.
+    firing: Mutex<()>,
 }
 
 /// File in the state directory that arms a failpoint without a restart.
 const ORDER: &str = "crash-at";
+
+/// What is left of `crash-at`, before it takes its name.
+const ORDER_NEXT: &str = "crash-at.next";
 
 /// File in the state directory that lists what fired.
 const FIRED: &str = "crash-fired";
@@ -64,6 +71,7 @@ impl Failpoint {
         Self {
             armed: spec,
             directory: Some(directory.to_owned()),
+            firing: Mutex::default(),
         }
     }
 
@@ -86,54 +94,81 @@ impl Failpoint {
         let Some(directory) = &self.directory else {
             return;
         };
-        let order = fs::read_to_string(directory.join(ORDER)).ok();
-        let order = order.map(|text| text.trim().to_owned());
-        for (spec, is_file) in [(self.armed.clone(), false), (order, true)] {
-            let Some(spec) = spec.filter(|spec| matches(spec, step, boundary)) else {
-                continue;
-            };
-            let fired = fs::read_to_string(directory.join(FIRED)).unwrap_or_default();
-            if !is_file
-                && fired
-                    .lines()
-                    .any(|line| line.starts_with(&format!("{spec} ")))
-            {
-                continue;
+        if let Some(held) = self.fire(directory, step, boundary) {
+            while held.exists() {
+                std::thread::sleep(HOLD_POLL);
             }
-            fire(directory, &spec, step, boundary, is_file);
         }
+    }
+
+    /// Fires if something is armed for here. Gives the file that must go before a held agent may go on.
+    fn fire(&self, directory: &Path, step: &str, boundary: Boundary) -> Option<PathBuf> {
+        let _turn = self.firing.lock().unwrap_or_else(PoisonError::into_inner);
+        let spec = self.take_armed(directory, step, boundary)?;
+        if !spec.ends_with(":hold") {
+            tracing::warn!(
+                step,
+                boundary = boundary.word(),
+                "failpoint reached: the agent ends here"
+            );
+            // SAFETY: raising a signal at ourselves touches no memory.
+            unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        }
+        let held = directory.join(HELD);
+        fs::write(&held, format!("{step} {}\n", boundary.word())).ok()?;
+        Some(held)
+    }
+
+    /// The specification that is armed for here, used up on disk. What cannot be used up does not fire: it would fire
+    /// for ever.
+    fn take_armed(&self, directory: &Path, step: &str, boundary: Boundary) -> Option<String> {
+        let fired = fs::read_to_string(directory.join(FIRED)).unwrap_or_default();
+        let is_new = |spec: &&String| {
+            let noted = format!("{spec} ");
+            !fired.lines().any(|line| line.starts_with(&noted))
+        };
+        let given = self
+            .armed
+            .as_ref()
+            .filter(|spec| matches(spec, step, boundary))
+            .filter(is_new);
+        if let Some(spec) = given {
+            note_fired(directory, spec, step, boundary).ok()?;
+            return Some(spec.clone());
+        }
+        let order = fs::read_to_string(directory.join(ORDER)).ok()?;
+        let mut lines: Vec<&str> = order.lines().map(str::trim).collect();
+        let position = lines
+            .iter()
+            .position(|spec| matches(spec, step, boundary))?;
+        let spec = lines.remove(position).to_owned();
+        note_fired(directory, &spec, step, boundary).ok()?;
+        put_order(directory, &lines).ok()?;
+        Some(spec)
     }
 }
 
-fn fire(directory: &Path, spec: &str, step: &str, boundary: Boundary, is_file: bool) {
-    let line = format!("{spec} {step} {}\n", boundary.word());
-    let noted = fs::OpenOptions::new()
+fn note_fired(directory: &Path, spec: &str, step: &str, boundary: Boundary) -> std::io::Result<()> {
+    let mut file = fs::OpenOptions::new()
         .create(true)
         .append(true)
-        .open(directory.join(FIRED))
-        .and_then(|mut file| {
-            file.write_all(line.as_bytes())
-                .and_then(|()| file.sync_all())
-        });
-    if noted.is_err() || (is_file && fs::remove_file(directory.join(ORDER)).is_err()) {
-        // It would fire again for ever: better not at all.
-        return;
+        .open(directory.join(FIRED))?;
+    writeln!(file, "{spec} {step} {}", boundary.word())?;
+    file.sync_all()
+}
+
+/// Leaves `specs` armed, on disk too.
+fn put_order(directory: &Path, specs: &[&str]) -> std::io::Result<()> {
+    let order = directory.join(ORDER);
+    if specs.is_empty() {
+        fs::remove_file(&order)?;
+    } else {
+        let next = directory.join(ORDER_NEXT);
+        fs::write(&next, specs.join("\n"))?;
+        fs::File::open(&next)?.sync_all()?;
+        fs::rename(&next, &order)?;
     }
-    if !spec.ends_with(":hold") {
-        tracing::warn!(
-            step,
-            boundary = boundary.word(),
-            "failpoint reached: the agent ends here"
-        );
-        // SAFETY: raising a signal at ourselves touches no memory.
-        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
-    }
-    let held = directory.join(HELD);
-    if fs::write(&held, &line).is_ok() {
-        while held.exists() {
-            std::thread::sleep(HOLD_POLL);
-        }
-    }
+    fs::File::open(directory)?.sync_all()
 }
 
 fn matches(spec: &str, step: &str, boundary: Boundary) -> bool {
@@ -172,6 +207,31 @@ mod tests {
         ));
         assert!(Failpoint::check("n1/write").is_err());
         assert!(Failpoint::check("n1/write:sometimes").is_err());
+    }
+
+    #[test]
+    fn each_line_of_the_file_fires_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let order = directory.path().join(ORDER);
+        fs::write(&order, "a:after-effect:hold\nb:after-started:hold\n").unwrap();
+        let failpoint = Failpoint::new(None, directory.path());
+        assert_eq!(
+            failpoint.fire(directory.path(), "b", Boundary::AfterEffect),
+            None
+        );
+        let held = failpoint.fire(directory.path(), "b", Boundary::AfterStarted);
+        assert!(held.is_some_and(|held| held.exists()));
+        assert_eq!(fs::read_to_string(&order).unwrap(), "a:after-effect:hold");
+        assert_eq!(
+            failpoint.fire(directory.path(), "b", Boundary::AfterStarted),
+            None
+        );
+        assert!(
+            failpoint
+                .fire(directory.path(), "a", Boundary::AfterEffect)
+                .is_some()
+        );
+        assert!(!order.exists());
     }
 
     #[test]

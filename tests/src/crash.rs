@@ -52,16 +52,68 @@ pub enum Struck {
     NotReached,
 }
 
-/// Holds the agent of `node` at the `boundary` of `step`, or of its next step if that is `*`.
+/// Holds the agent of `node` once at each of `places`, which are steps (`*` for any) and boundaries.
 ///
 /// # Errors
 /// If the node does not run.
-pub fn arm(node: &Node, step: &str, boundary: &str) -> Result<()> {
-    node.sh(&format!("rm -f {STATE}/crash-held"))?;
-    node.write(
-        &format!("{STATE}/crash-at"),
-        format!("{step}:{boundary}:hold\n").as_bytes(),
-    )
+pub fn arm(node: &Node, places: &[(&str, &str)]) -> Result<()> {
+    release(node)?;
+    let order: String = places
+        .iter()
+        .map(|(step, boundary)| format!("{step}:{boundary}:hold\n"))
+        .collect();
+    node.write(&format!("{STATE}/crash-at"), order.as_bytes())
+}
+
+/// Takes back what was armed, and lets a held agent go on.
+///
+/// # Errors
+/// If the node does not run.
+pub fn release(node: &Node) -> Result<()> {
+    let files = ["crash-at", "crash-held", "crash-fired"].map(|file| format!("{STATE}/{file}"));
+    node.sh(&format!("rm -f {}", files.join(" "))).map(drop)
+}
+
+/// Whether the agent of `node` is held.
+///
+/// # Errors
+/// If the node does not run.
+pub fn is_held(node: &Node) -> Result<bool> {
+    let held = node.run(&["test", "-e", &format!("{STATE}/crash-held")])?;
+    Ok(held.status.success())
+}
+
+/// Steps and boundaries at which the agent of `node` was held since it was armed.
+///
+/// # Errors
+/// If the node does not run.
+pub fn fired(node: &Node) -> Result<Vec<(String, String)>> {
+    let lines = node.sh(&format!("cat {STATE}/crash-fired"))?;
+    let place = |line: &str| {
+        let mut words = line.split(' ').skip(1).map(str::to_owned);
+        Some((words.next()?, words.next()?))
+    };
+    Ok(lines.lines().filter_map(place).collect())
+}
+
+/// Lets `kind` die on `node`, whose agent is held, and brings it back.
+///
+/// # Errors
+/// If the node does not come back.
+pub fn take(node: &Node, kind: Kind) -> Result<()> {
+    // What ends the hold must not let the agent go on before it is dead.
+    let blow = match kind {
+        Kind::Agent => "systemctl kill --signal=KILL dsm-agent",
+        Kind::Vfsd => "systemctl kill --signal=KILL vfsd",
+        Kind::Power => "systemctl kill --signal=STOP dsm-agent",
+    };
+    // On disk too, or the hold comes back with the power.
+    node.sh(&format!("{blow}; rm -f {STATE}/crash-held; sync {STATE}"))?;
+    if kind == Kind::Power {
+        node.power_cut()?;
+        node.boot()?;
+    }
+    Ok(())
 }
 
 /// Waits until the agent of `node`, which was armed, is held at its boundary, and lets `kind` die there.
@@ -79,44 +131,24 @@ pub fn strike(
         node.name()
     );
     let held = wait_for(&what, limits::DEPLOYMENT_MAX, || {
-        if node
-            .run(&["test", "-e", &format!("{STATE}/crash-held")])?
-            .status
-            .success()
-        {
+        if is_held(node)? {
             return Ok(Some(true));
         }
-        let status = deployment.status(node)?.unwrap_or_default();
-        let done =
-            status["phase"] == "Active" && status["generation"].as_u64() >= Some(generation_min);
+        let done = deployment.is_active(node, generation_min)?;
         Ok(done.then_some(false))
     })?;
     if !held {
-        node.sh(&format!("rm -f {STATE}/crash-at"))?;
+        release(node)?;
         return Ok(Struck::NotReached);
     }
-    let fired = node.sh(&format!("tail -n 1 {STATE}/crash-fired"))?;
-    println!(
-        "{} of {} dies at {}",
-        kind.word(),
-        node.name(),
-        fired.trim()
-    );
-    // The used failpoint must be gone on disk too, or it comes back with the power.
-    node.sh(&format!("sync {STATE}"))?;
-    match kind {
-        Kind::Agent => node.sh(&format!(
-            "systemctl kill --signal=KILL dsm-agent; rm {STATE}/crash-held"
-        ))?,
-        Kind::Vfsd => node.sh(&format!(
-            "systemctl kill --signal=KILL vfsd; rm {STATE}/crash-held"
-        ))?,
-        Kind::Power => {
-            node.power_cut()?;
-            node.boot()?;
-            String::new()
-        }
-    };
+    for (step, boundary) in fired(node)? {
+        println!(
+            "{} of {} dies at {step} {boundary}",
+            kind.word(),
+            node.name()
+        );
+    }
+    take(node, kind)?;
     Ok(Struck::Yes)
 }
 

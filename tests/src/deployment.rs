@@ -59,6 +59,16 @@ impl<'a> Deployment<'a> {
             .unwrap_or(0))
     }
 
+    /// Whether it is Active in generation `generation_min` or a later one, as `node` reads it.
+    ///
+    /// # Errors
+    /// If the node does not run.
+    pub fn is_active(&self, node: &Node, generation_min: u64) -> Result<bool> {
+        let status = self.status(node)?.unwrap_or_default();
+        let is_new = status["generation"].as_u64() >= Some(generation_min);
+        Ok(is_new && status["phase"] == "Active")
+    }
+
     /// Waits until it is in `phase` in generation `generation_min` or a later one.
     ///
     /// # Errors

@@ -192,12 +192,12 @@ fn a_pass_of_crashes_ends_active() -> Result<()> {
             KINDS[digits / 12 % 3],
         )
     };
-    arm(crash(0).0, "*", crash(0).1)?;
+    arm(crash(0).0, &[("*", crash(0).1)])?;
     deployment.wish(n2, &wish(&["n1", "n2", "n3"], json!({})))?;
     for number in 0..CRASHES {
         let (node, boundary, kind) = crash(number);
         if number > 0 {
-            arm(node, "*", boundary)?;
+            arm(node, &[("*", boundary)])?;
         }
         strike(node, kind, deployment, 1)?;
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use system_tests::cluster::{Change, Node, TestCluster};
+use system_tests::limits;
 use system_tests::wait::wait_until;
 
 #[test]
@@ -82,6 +83,8 @@ fn a_cut_cable_is_silent_and_heals(n1: &Node, n2: &Node) -> Result<()> {
 
 fn a_frozen_node_stands_still(n1: &Node, n2: &Node) -> Result<()> {
     n2.sh("systemd-run --quiet --unit=counter sh -c 'while :; do echo >> /run/count; sleep 0.01; done'")?;
+    let counts = || Ok(n2.sh("test -s /run/count").is_ok());
+    wait_until("the process to run", limits::BOOT_MAX, counts)?;
     n2.set_frozen(true)?;
     let error = n2
         .run_within(&["true"], &[], Duration::from_millis(300))
@@ -91,7 +94,7 @@ fn a_frozen_node_stands_still(n1: &Node, n2: &Node) -> Result<()> {
     n2.set_frozen(false)?;
     let count = || -> Result<usize> { Ok(n2.sh("wc -c < /run/count")?.trim().parse()?) };
     let before = count()?;
-    wait_until("a thawed process to go on", Duration::from_secs(5), || {
+    wait_until("a thawed process to go on", limits::BOOT_MAX, || {
         Ok(count()? > before)
     })?;
     n2.sh("systemctl stop counter")?;

@@ -1,0 +1,54 @@
+//! A case for each boundary of each step and each kind of death: from nothing, with one death.
+
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use system_tests::crash::{BOUNDARIES, KINDS, Kind, Struck, arm, strike};
+use system_tests::mounted::Mounted;
+
+use super::operation::{DEPLOYMENT, End, Operation, Step};
+
+/// Runs the cases of `operation` whose line contains `only`; gives how many failed.
+pub fn run(mounted: &Mounted, operation: &Operation, only: &str) -> Result<u32> {
+    let (steps, end) = operation.rehearse(mounted)?;
+    println!("{}: {} steps", operation.name, steps.len());
+    let mut failed = 0;
+    for step in &steps {
+        for boundary in BOUNDARIES {
+            for kind in KINDS {
+                let (name, id, kind_word) = (operation.name, &step.id, kind.word());
+                let line = format!("{name} {id} {boundary} {kind_word}");
+                if !line.contains(only) {
+                    continue;
+                }
+                let start = Instant::now();
+                match case(mounted, operation, step, boundary, kind, &end) {
+                    Ok(()) => println!("{line}  ok {:.1} s", start.elapsed().as_secs_f64()),
+                    Err(error) => {
+                        failed += 1;
+                        println!("{line}  FAILED {error:#}");
+                    }
+                }
+            }
+        }
+    }
+    Ok(failed)
+}
+
+fn case(
+    mounted: &Mounted,
+    operation: &Operation,
+    step: &Step,
+    boundary: &str,
+    kind: Kind,
+    end: &End,
+) -> Result<()> {
+    operation.prepare(mounted)?;
+    let node = mounted.cluster().node(&step.node)?;
+    let [n1, ..] = mounted.three()?;
+    arm(&node, &[(&step.id, boundary)])?;
+    let generation = operation.begin(n1)?;
+    let struck = strike(&node, kind, DEPLOYMENT, generation)?;
+    ensure!(struck == Struck::Yes, "the boundary was not reached");
+    operation.finish(mounted, generation, end)
+}
