@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::snapshot_store::SnapshotStore;
 use super::types::{LogId, Response, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use super::waiters::Waiters;
+use crate::fs::operation::promptly;
 use crate::fs::proposer::{ChangeSink, Committed};
 use crate::state_machine::StateMachine;
 use crate::state_machine::command::Entry;
@@ -126,11 +127,13 @@ impl RaftStateMachine {
             .before_publication(std::slice::from_ref(&applied));
         self.publish();
         self.published.sink.applied(&applied);
-        // The responder first: a proposer of this node stops listening to it as soon as its waiter is answered.
-        respond(responder, Some(applied.outcome));
-        if let Some(origin) = &entry.origin {
-            self.complete(index, origin, applied.outcome);
-        }
+        promptly(|| {
+            // The responder first: a proposer of this node stops listening to it as soon as its waiter is answered.
+            respond(responder, Some(applied.outcome));
+            if let Some(origin) = &entry.origin {
+                self.complete(index, origin, applied.outcome);
+            }
+        });
         Ok(())
     }
 

@@ -29,6 +29,28 @@ impl Caller {
                 .trim_end()
                 .to_owned(),
         };
+        self.author_named(comm)
+    }
+
+    /// The author of what this caller will write, and its thread group as [`Caller::thread_group`] tells it: both by
+    /// one look.
+    pub fn author_and_thread_group(self) -> (Author, Option<u32>) {
+        let status = self.status().unwrap_or_default();
+        let comm = status
+            .strip_prefix("Name:\t")
+            .and_then(|rest| rest.lines().next());
+        // The kernel writes newlines and backslashes of it as \n and \\ (proc_pid_status(5)).
+        let parts: Vec<String> = comm
+            .unwrap_or_default()
+            .split("\\\\")
+            .map(|part| part.replace("\\n", "\n"))
+            .collect();
+        let comm = parts.join("\\");
+        let group = status_field(&status, "Tgid:").and_then(|group| group.parse().ok());
+        (self.author_named(comm), group)
+    }
+
+    fn author_named(self, comm: String) -> Author {
         Author {
             uid: self.uid,
             gid: self.gid,
@@ -105,6 +127,11 @@ mod tests {
         assert!(!myself().died_by_signal());
         assert!(!is_killed(std::process::id()));
         assert!(!myself().author().comm.is_empty());
+        let (author, group) = myself().author_and_thread_group();
+        assert_eq!(
+            (author, group),
+            (myself().author(), myself().thread_group())
+        );
     }
 
     #[test]

@@ -53,7 +53,9 @@ impl FileSystem {
             Some(pending) if pending.is_due_at_flush() => pending.dirty.replaces(),
             _ => return Ok(()),
         };
-        if caller.thread_group() != handle.opener {
+        // The thread that opened it needs no look into /proc, which takes longer than all else here.
+        let is_opener_itself = caller.tid == handle.author.pid;
+        if !is_opener_itself && caller.thread_group() != handle.opener {
             return Ok(());
         }
         if replaces && self.is_wish(handle.inode.number) && caller.died_by_signal() {

@@ -136,15 +136,16 @@ impl FileSystem {
         let inode = self.inode_in(state, number)?;
         let writes = flags.write || flags.truncate;
         let content = inode.content().cloned().unwrap_or_default();
+        let (author, opener) = if writes {
+            caller.author_and_thread_group()
+        } else {
+            Default::default()
+        };
         let handle = Arc::new(FileHandle {
             id,
             flags,
-            author: if writes {
-                caller.author()
-            } else {
-                Default::default()
-            },
-            opener: if writes { caller.thread_group() } else { None },
+            author,
+            opener,
             grant: ground.bound_to.zip(ground.fence),
             inode: self.handles.open_inode(number),
             pin: parking_lot::Mutex::new(Pin {

@@ -12,6 +12,7 @@ pub mod handles;
 pub mod lookups;
 mod names;
 pub mod open_flags;
+pub mod operation;
 pub mod proposer;
 pub mod virtual_tree;
 pub mod write_buffer;

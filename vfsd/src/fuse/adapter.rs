@@ -8,7 +8,6 @@ use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::task::{Context, Waker};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -27,7 +26,7 @@ use super::tickets::{REPLAY_HANDLE, Ticket, Tickets};
 use crate::fs::FileSystem;
 use crate::fs::attr::{Attr, FileKind};
 use crate::fs::errno::{Failure, FsResult};
-use crate::fs::open_flags;
+use crate::fs::{open_flags, operation};
 use crate::limits::{FUSE_WRITE_BYTES_MAX, NAME_LEN_BYTES_MAX, WRITE_TIMEOUT};
 use crate::state_machine::command::{SetAttr, XattrMode};
 use crate::state_machine::ids::{HandleId, InodeNo};
@@ -51,21 +50,17 @@ pub struct Adapter {
 impl Adapter {
     /// Runs an operation that waits for a majority, and answers with its result.
     ///
-    /// Its first steps run on this thread, up to where it waits: the proposal leaves without a hop to another thread.
+    /// It begins on this thread and ends where the commit is applied: nothing is handed from thread to thread.
     fn run<T: Send + 'static>(
         &self,
         request: &Request,
-        operation: impl Future<Output = FsResult<T>> + Send + 'static,
+        steps: impl Future<Output = FsResult<T>> + Send + 'static,
         answer: impl FnOnce(FsResult<T>) + Send + 'static,
     ) {
         let (interrupts, tid) = (self.interrupts.clone(), request.pid());
-        let mut task = Box::pin(async move { answer(interrupts.run(tid, operation).await) });
-        let _runtime = self.runtime.enter();
-        // Whatever would have woken this first look is looked at again by the task.
-        let first_look = task.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        if first_look.is_pending() {
-            self.runtime.spawn(task);
-        }
+        operation::begin(&self.runtime, async move {
+            answer(interrupts.run(tid, steps).await);
+        });
     }
 
     /// Runs an operation that changes names in `directories`, whose locks the kernel holds until the answer.
