@@ -5,6 +5,7 @@
 //! Not here: how views are read and actions performed (`mount/`, `host/`).
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod acceptance;
 pub mod action;
 pub mod core;
 #[cfg(test)]
@@ -14,9 +15,11 @@ pub mod digest;
 pub mod document;
 pub mod driver_port;
 pub mod event;
+mod generation;
 pub mod id;
 pub mod log;
 mod machine;
+mod membership;
 mod participant;
 mod pass;
 pub mod plan_rules;
@@ -24,5 +27,6 @@ pub mod plan_text;
 mod planner;
 pub mod record;
 mod removal;
+mod resumption;
 mod status;
 pub mod view;
