@@ -15,6 +15,7 @@ pub mod digest;
 pub mod document;
 pub mod driver_port;
 pub mod event;
+mod execution;
 mod generation;
 pub mod id;
 pub mod log;
