@@ -371,8 +371,7 @@ impl Performer {
             return Ok(());
         }
         self.ensure_plans(id)?;
-        self.write_json(&paths::status_json(id), &status)?;
-        self.write_changed(&paths::status_text(id), status::text(&status).as_bytes())?;
+        // The links come first: a crash after the first status would leave it without them for ever.
         if before.is_none() {
             for name in ["status.json", "status.txt"] {
                 self.tree().link(
@@ -381,7 +380,8 @@ impl Performer {
                 )?;
             }
         }
-        Ok(())
+        self.write_json(&paths::status_json(id), &status)?;
+        Ok(self.write_changed(&paths::status_text(id), status::text(&status).as_bytes())?)
     }
 
     /// An unmounted or lagging tree must never look like a deletion.
@@ -490,4 +490,51 @@ fn cut(text: &mut String, bytes_max: usize) {
     }
     text.truncate(end);
     text.push('…');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::record::{FORMAT, Phase};
+    use crate::mount::posix_tree::PosixTree;
+
+    fn status(id: &DeploymentId) -> Status {
+        Status {
+            format: FORMAT,
+            deployment: id.clone(),
+            phase: Phase::Active,
+            since: String::new(),
+            generation: Generation(1),
+            revision: 1,
+            steps_done: 0,
+            steps_total: 0,
+            nodes: Vec::new(),
+            waiting_on: Vec::new(),
+            last_error: None,
+            next_action: String::new(),
+            conditions: Vec::new(),
+            outputs: BTreeMap::new(),
+            planned_at: None,
+            ended_at: None,
+        }
+    }
+
+    #[test]
+    fn a_status_that_ended_half_way_gets_its_links_the_next_time() {
+        let root = tempfile::tempdir().unwrap();
+        let tree: Arc<dyn SharedTree> = Arc::new(PosixTree::plain(root.path(), "n1"));
+        let store = Arc::new(RunStore::new(Arc::clone(&tree)));
+        let performer = Performer::new(store, "n1".to_owned(), Arc::new(Failpoint::default()));
+        let id = DeploymentId::parse("mid/a").unwrap();
+        tree.make_dir(".vfs").unwrap();
+        tree.try_lock(&paths::lock(&id, PLANNER_LOCK)).unwrap();
+        // What lies in the way stands for a crash at that point.
+        let link = root.path().join("run/mid/a/status.txt");
+        std::fs::create_dir_all(&link).unwrap();
+        assert!(performer.write_status(&status(&id), "now").is_err());
+        std::fs::remove_dir(&link).unwrap();
+        performer.write_status(&status(&id), "now").unwrap();
+        let target = std::fs::read_link(&link).unwrap();
+        assert_eq!(target.to_str(), Some("plans/status.txt"));
+    }
 }
