@@ -35,6 +35,10 @@ pub const PLAN_STEPS_MAX: usize = 20_000;
 /// Most lines of one node's log of one generation; beyond it the generation is Failed instead of growing without end.
 pub const LOG_LINES_MAX: u64 = 100_000;
 
+/// Lines of one log up to which it also tells of plans and waits. The rest is left to starts and outcomes, so that
+/// notes never fill a log.
+pub const LOG_NOTES_MAX: u64 = 50_000;
+
 /// Largest record file that is read back.
 pub const RECORD_BYTES_MAX: u64 = 16 << 20;
 
@@ -67,6 +71,10 @@ pub const OBSERVE_DEGRADED: Duration = Duration::from_secs(2);
 
 /// Delay before a lock that another node held is tried again although no event came.
 pub const LOCK_RETRY: Duration = Duration::from_secs(1);
+
+/// How long a step waits before the log tells it: a line costs an entry of the replicated log, and must never delay a
+/// step that could start at once.
+pub const WAIT_UNTOLD_MAX: Duration = Duration::from_secs(1);
 
 /// Generations of reason `resume` a minute after which something else is taken to fight for the same state.
 pub const RESUMES_A_MINUTE_MAX: u32 = 5;
@@ -119,5 +127,10 @@ pub const SECRET_BYTES_MAX: usize = 64 << 10;
 pub const GENERATIONS_SHOWN_MAX: usize = 10_000;
 
 const _: () = assert!(LINE_BYTES_MAX < 1 << 20, "a line must fit one append entry");
+const _: () = assert!(
+    PLAN_STEPS_MAX as u64 <= LOG_NOTES_MAX
+        && 2 * PLAN_STEPS_MAX as u64 + LOG_NOTES_MAX < LOG_LINES_MAX,
+    "each step can be told of, and started and ended once"
+);
 const _: () = assert!(WISH_BYTES_MAX as u64 <= RECORD_BYTES_MAX);
 const _: () = assert!(PROGRESS_INTERVAL.as_millis() >= STATUS_INTERVAL.as_millis());

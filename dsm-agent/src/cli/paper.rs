@@ -74,17 +74,7 @@ pub(crate) fn log(
         short(&generation.plan.digest),
         intent.at
     );
-    let mut rows = Vec::new();
-    for (node, line) in lines(&generation) {
-        rows.push([
-            line.at.clone(),
-            node.to_owned(),
-            word(line.entry.ev),
-            about(&generation, line),
-            details(line),
-        ]);
-    }
-    anstream::print!("{}", columns(&rows));
+    anstream::print!("{}", columns(&rows(&generation)));
     match &generation.result {
         Some(result) => {
             anstream::println!("{:?}: {}   {}", result.outcome, result.reason, result.at)
@@ -92,6 +82,31 @@ pub(crate) fn log(
         None => anstream::println!("under way"),
     }
     Ok(Exit::Done)
+}
+
+/// A row a line; the planned steps of a node are one row.
+fn rows(generation: &GenerationView) -> Vec<[String; 5]> {
+    let lines = lines(generation);
+    let is_planned = |line: &(&str, &LogLine)| line.1.entry.ev == Ev::Planned;
+    let together =
+        lines.chunk_by(|left, right| left.0 == right.0 && is_planned(left) && is_planned(right));
+    together
+        .map(|chunk| {
+            let (node, line) = chunk[0];
+            let about = match (is_planned(&chunk[0]), chunk.len()) {
+                (true, 1) => "1 step".to_owned(),
+                (true, count) => format!("{count} steps"),
+                (false, _) => about(generation, line),
+            };
+            [
+                line.at.clone(),
+                node.to_owned(),
+                word(line.entry.ev),
+                about,
+                details(line),
+            ]
+        })
+        .collect()
 }
 
 fn word(ev: Ev) -> String {
@@ -133,7 +148,10 @@ fn details(line: &LogLine) -> String {
         parts.push(format!("{}: {}", err.code, err.msg));
     }
     if let Some(note) = &line.entry.note {
-        parts.push(note.clone());
+        parts.push(match line.entry.ev {
+            Ev::Waiting => format!("for {note}"),
+            _ => note.clone(),
+        });
     }
     parts.join("; ")
 }

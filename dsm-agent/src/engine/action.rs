@@ -81,7 +81,16 @@ pub enum Action {
         /// What.
         entry: Entry,
     },
-    /// Append `started`, and only when it is durable run the step.
+    /// Append lines that tell of steps and move none of them, in one write.
+    Note {
+        /// Whose.
+        deployment: DeploymentId,
+        /// Which generation.
+        generation: Generation,
+        /// What, in order.
+        entries: Vec<Entry>,
+    },
+    /// Append `started` and what goes before it, and only when it is durable run the step.
     StartStep(Box<StartStep>),
     /// End a running step.
     CancelStep {
@@ -143,6 +152,8 @@ pub struct StartStep {
     pub step: Step,
     /// Which attempt.
     pub attempt: u32,
+    /// Lines that come before it in the same write, and move no step.
+    pub before: Vec<Entry>,
     /// The `started` line.
     pub entry: Entry,
     /// For the driver.
@@ -172,6 +183,8 @@ pub enum TimerKey {
     Observe(DeploymentId),
     /// Locks that were denied are tried again.
     Lock(DeploymentId),
+    /// A wait has lasted long enough to be told.
+    Wait(DeploymentId),
     /// The window in which resumes are counted ends.
     Resumes(DeploymentId),
 }
@@ -187,6 +200,7 @@ impl TimerKey {
             | TimerKey::Retry(id, ..)
             | TimerKey::Observe(id)
             | TimerKey::Lock(id)
+            | TimerKey::Wait(id)
             | TimerKey::Resumes(id) => id,
         }
     }

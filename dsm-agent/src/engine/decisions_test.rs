@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::action::{Action, PLANNER_LOCK, TimerKey};
 use super::core::Engine;
 use super::desired::Desired;
+use super::digest::canonical_digest;
 use super::driver_port::DriverPort;
 use super::event::{AbsenceVerdict, Event, StepEnd};
 use super::id::{DeploymentId, Generation};
@@ -397,6 +398,8 @@ fn a_step_starts_after_the_first_observation_and_claims_come_before_it() {
     let Some(Action::StartStep(start)) = actions.first() else {
         panic!("{actions:?}");
     };
+    let before: Vec<Ev> = start.before.iter().map(|entry| entry.ev).collect();
+    assert_eq!(before, [Ev::Planned], "in the same write");
     assert_eq!(
         (start.attempt, start.fence, start.entry.ev),
         (1, 5, Ev::Started)
@@ -508,18 +511,16 @@ fn an_outcome_is_appended_until_the_log_shows_it() {
         &[Entry::of(Ev::Started, "n1/do", 1), entry.clone()],
     );
     let after = decide(&mut engine, &running);
-    assert!(
-        matches!(
-            &after[..],
-            [
-                Action::SetTimer {
-                    key: TimerKey::Retry(..),
-                    ..
-                },
-                ..
-            ]
-        ),
-        "{after:?}"
+    let timer = after.iter().any(|action| match action {
+        Action::SetTimer { key, .. } => matches!(key, TimerKey::Retry(..)),
+        _ => false,
+    });
+    assert!(timer, "{after:?}");
+    engine.on_event(Event::Timer(TimerKey::Wait(id())));
+    let wait = "a pause of 250 ms before attempt 2".to_owned();
+    assert_eq!(
+        notes(&decide(&mut engine, &running)),
+        [(Ev::Waiting, "n1/do".to_owned(), Some(wait))]
     );
 }
 
@@ -545,6 +546,167 @@ fn the_last_attempt_fails_for_good_and_ends_the_generation() {
         (result.outcome, result.hint.as_str()),
         (Outcome::Failed, "h")
     );
+}
+
+/// The lines that these actions tell without moving a step.
+fn notes(actions: &[Action]) -> Vec<(Ev, String, Option<String>)> {
+    let told = actions.iter().filter_map(|action| match action {
+        Action::Note { entries, .. } => Some(entries),
+        _ => None,
+    });
+    let line = |entry: &Entry| {
+        (
+            entry.ev,
+            entry.step.clone().unwrap_or_default(),
+            entry.note.clone(),
+        )
+    };
+    told.flatten().map(line).collect()
+}
+
+/// Lets n1 observe and claim, then decides until something is told or started.
+fn decide_at_rest(engine: &mut Engine, seen: &View) -> Vec<Action> {
+    observe(engine, seen);
+    for _ in 0..4 {
+        let actions = decide(engine, seen);
+        if let [Action::WriteClaims(claims)] = actions.as_slice() {
+            engine.on_event(Event::Cluster(ClusterView {
+                claims: claims.clone(),
+                ..cluster(&["n1", "n2"])
+            }));
+        } else if !matches!(actions.as_slice(), [Action::WriteObserved { .. }]) {
+            return actions;
+        }
+    }
+    panic!("it does not come to rest");
+}
+
+/// An open generation whose step on n1 needs two of n2.
+fn waiting_for_n2() -> View {
+    let mut seen = converging();
+    let generation = seen.generation.as_mut().unwrap();
+    generation.intent.participants.insert("n2".into());
+    let of_n2 = |op: &str| Step {
+        id: format!("n2/{op}"),
+        title: op.into(),
+        ..step("n2")
+    };
+    let last = Step {
+        needs: vec!["n2/one".into(), "n2/two".into()],
+        ..step("n1")
+    };
+    generation.plan.steps = [of_n2("one"), of_n2("two"), last]
+        .map(PlannedStep::of)
+        .into();
+    seen.planner = LockView::Held("n2".into());
+    seen
+}
+
+#[test]
+fn a_plan_and_a_wait_are_told_once_and_again_when_the_reason_changes() {
+    let mut engine = Engine::new("n1".into(), Arc::new(OneStep));
+    engine.on_event(Event::Cluster(cluster(&["n1", "n2"])));
+    let mut seen = waiting_for_n2();
+    let wait = |what: &str| (Ev::Waiting, "n1/do".to_owned(), Some(what.to_owned()));
+    let lasts = Action::SetTimer {
+        key: TimerKey::Wait(id()),
+        after: crate::limits::WAIT_UNTOLD_MAX,
+    };
+    assert_eq!(
+        decide_at_rest(&mut engine, &seen),
+        std::slice::from_ref(&lasts)
+    );
+    assert_eq!(decide(&mut engine, &seen), [], "it may end at once");
+    engine.on_event(Event::Timer(TimerKey::Wait(id())));
+    let told = notes(&decide(&mut engine, &seen));
+    assert_eq!(
+        told,
+        [(Ev::Planned, "n1/do".to_owned(), None), wait("n2 one")]
+    );
+    let waiting = |what: &str| Entry {
+        note: Some(what.to_owned()),
+        ..Entry::of(Ev::Waiting, "n1/do", 0)
+    };
+    let planned = Entry::of(Ev::Planned, "n1/do", 0);
+    with_log(&mut seen, &[planned.clone(), waiting("n2 one")]);
+    assert_eq!(decide(&mut engine, &seen), [], "the log says it already");
+    let mut bytes = Vec::new();
+    for ev in [Ev::Started, Ev::Succeeded] {
+        let log = NodeLog::parse("plan", &bytes).unwrap();
+        bytes.extend(
+            log.next_line(Entry::of(ev, "n2/one", 1), 5, "now".into())
+                .unwrap(),
+        );
+    }
+    let logs = &mut seen.generation.as_mut().unwrap().logs;
+    logs.insert("n2".into(), NodeLog::parse("plan", &bytes).unwrap());
+    assert_eq!(decide(&mut engine, &seen), [lasts]);
+    engine.on_event(Event::Timer(TimerKey::Wait(id())));
+    assert_eq!(notes(&decide(&mut engine, &seen)), [wait("n2 two")]);
+    with_log(&mut seen, &[planned, waiting("n2 one"), waiting("n2 two")]);
+    assert_eq!(decide(&mut engine, &seen), []);
+}
+
+#[test]
+fn a_full_log_is_left_to_starts_and_outcomes() {
+    let mut engine = Engine::new("n1".into(), Arc::new(OneStep));
+    engine.on_event(Event::Cluster(cluster(&["n1", "n2"])));
+    let mut seen = waiting_for_n2();
+    let mut log = NodeLog::empty("plan");
+    log.seq = crate::limits::LOG_NOTES_MAX;
+    seen.generation
+        .as_mut()
+        .unwrap()
+        .logs
+        .insert("n1".into(), log);
+    assert_eq!(decide_at_rest(&mut engine, &seen), []);
+}
+
+/// The only step of n1, done by somebody else since it was planned.
+fn done_by_another() -> View {
+    let mut seen = converging();
+    let before = canonical_digest(&json!({ "done": false }));
+    let plan = &mut seen.generation.as_mut().unwrap().plan;
+    plan.observed.insert("n1".into(), before);
+    let now = observed("n1", 1, false, 0, true);
+    seen.observed.insert("n1".into(), now);
+    seen
+}
+
+#[test]
+fn a_step_that_somebody_else_did_meanwhile_is_skipped() {
+    let mut engine = planner(&["n1"]);
+    let actions = decide_at_rest(&mut engine, &done_by_another());
+    let [Action::Append { entry, .. }] = actions.as_slice() else {
+        panic!("{actions:?}");
+    };
+    assert_eq!((entry.ev, entry.in_digest.is_some()), (Ev::Skipped, true));
+    let mut after = NodeLog::empty("plan");
+    let line = after.next_line(entry.clone(), 5, "now".into()).unwrap();
+    after.push(line.trim_ascii_end()).unwrap();
+    assert_eq!(after.state("n1/do"), super::log::StepState::Done);
+}
+
+#[test]
+fn a_step_that_has_begun_or_that_others_need_is_never_skipped() {
+    let mut begun = done_by_another();
+    with_log(&mut begun, &[Entry::of(Ev::Started, "n1/do", 1)]);
+    let mut needed = done_by_another();
+    let later = Step {
+        id: "n1/later".into(),
+        needs: vec!["n1/do".into()],
+        ..step("n1")
+    };
+    let plan = &mut needed.generation.as_mut().unwrap().plan;
+    plan.steps.push(PlannedStep::of(later));
+    let mut unchanged = done_by_another();
+    let same = observed("n1", 1, false, 0, false);
+    unchanged.observed.insert("n1".into(), same);
+    for seen in [begun, needed, unchanged] {
+        let actions = decide_at_rest(&mut planner(&["n1"]), &seen);
+        let starts = |action: &Action| matches!(action, Action::StartStep(_));
+        assert!(actions.iter().any(starts), "{actions:?}");
+    }
 }
 
 #[test]

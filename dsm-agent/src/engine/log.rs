@@ -231,6 +231,8 @@ pub struct StepTrace {
     pub err: Option<LineError>,
     /// The last words of its progress.
     pub note: Option<String>,
+    /// What its last line says that it waits for; nothing once it got it.
+    pub waits: Option<String>,
 }
 
 /// A log as read: the place in the chain and what it says of each step.
@@ -308,7 +310,11 @@ impl NodeLog {
         Ok(log)
     }
 
-    fn push(&mut self, raw: &[u8]) -> Result<(), LogError> {
+    /// Takes the next line, without its newline.
+    ///
+    /// # Errors
+    /// Why it cannot be believed.
+    pub fn push(&mut self, raw: &[u8]) -> Result<(), LogError> {
         let number = self.seq + 1;
         let line: LogLine = serde_json::from_slice(raw).map_err(|error| LogError::Broken {
             line: number,
@@ -388,6 +394,7 @@ impl NodeLog {
             out: Value::Null,
             err: None,
             note: None,
+            waits: None,
         });
         trace.state = state;
         trace.attempts = trace.attempts.max(entry.attempt);
@@ -398,6 +405,8 @@ impl NodeLog {
                 trace.failures += 1;
             }
             Ev::Progress => trace.note = entry.note.clone(),
+            Ev::Waiting => trace.waits = entry.note.clone(),
+            Ev::LockAcquired | Ev::Started => trace.waits = None,
             _ => {}
         }
         Ok(())

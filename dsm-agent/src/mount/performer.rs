@@ -138,6 +138,11 @@ impl Performer {
                 generation,
                 entry,
             } => self.append_outcome(&deployment, generation, entry, cluster, now)?,
+            Action::Note {
+                deployment,
+                generation,
+                entries,
+            } => self.append_all(&deployment, generation, entries, cluster, now)?,
             Action::StartStep(start) => {
                 self.append_started(&start, cluster, now)?;
                 return Ok(Performed::Handed(Box::new(Action::StartStep(start))));
@@ -170,10 +175,11 @@ impl Performer {
         cluster: &ClusterView,
         now: &str,
     ) -> Result<(), PerformError> {
-        let entry = start.entry.clone();
+        let mut entries = start.before.clone();
+        entries.push(start.entry.clone());
         self.failpoint
             .reach(&start.step.id, Boundary::BeforeStarted);
-        self.append(&start.deployment, start.generation, entry, cluster, now)?;
+        self.append_all(&start.deployment, start.generation, entries, cluster, now)?;
         self.failpoint.reach(&start.step.id, Boundary::AfterStarted);
         Ok(())
     }
@@ -292,13 +298,25 @@ impl Performer {
         cluster: &ClusterView,
         now: &str,
     ) -> Result<(), PerformError> {
+        self.append_all(id, generation, vec![entry], cluster, now)
+    }
+
+    /// Appends whole lines, as many in one write as it may hold.
+    fn append_all(
+        &self,
+        id: &DeploymentId,
+        generation: Generation,
+        entries: Vec<Entry>,
+        cluster: &ClusterView,
+        now: &str,
+    ) -> Result<(), PerformError> {
         let tree = self.tree();
         if self.is_doubtful.load(Ordering::Acquire) {
             tree.barrier()?;
             self.is_doubtful.store(false, Ordering::Release);
         }
-        let log = self.store.own_log(id, &self.node, generation)?;
-        if log.seq >= LOG_LINES_MAX {
+        let mut log = self.store.own_log(id, &self.node, generation)?;
+        if log.seq + entries.len() as u64 > LOG_LINES_MAX {
             return Err(PerformError::LogFull { generation });
         }
         if log.seq == 0 {
@@ -308,12 +326,27 @@ impl Performer {
             )?;
         }
         let fence = cluster.presence.get(&self.node).copied().unwrap_or(0);
-        let line = log.next_line(bounded(entry), fence, now.to_owned())?;
-        tree.append(&paths::log(id, &self.node, generation), &line)
-            .inspect_err(|_| {
-                self.is_doubtful.store(true, Ordering::Release);
-            })?;
-        Ok(())
+        let path = paths::log(id, &self.node, generation);
+        let mut lines = Vec::new();
+        for entry in entries {
+            let line = log.next_line(bounded(entry), fence, now.to_owned())?;
+            if !lines.is_empty() && lines.len() + line.len() > LINE_BYTES_MAX {
+                self.append_bytes(&path, &std::mem::take(&mut lines))?;
+            }
+            log.push(line.trim_ascii_end())
+                .map_err(|error| RecordError::Broken {
+                    path: path.clone(),
+                    reason: error_text(&error),
+                })?;
+            lines.extend(line);
+        }
+        Ok(self.append_bytes(&path, &lines)?)
+    }
+
+    fn append_bytes(&self, path: &str, bytes: &[u8]) -> Result<(), TreeError> {
+        self.tree().append(path, bytes).inspect_err(|_| {
+            self.is_doubtful.store(true, Ordering::Release);
+        })
     }
 
     fn write_claims(

@@ -19,10 +19,12 @@ fn a_wish_becomes_a_file_and_the_record_tells_how() {
     assert_eq!(sandbox.content("a"), "one");
     assert_eq!(
         sandbox.evs("mid/a", 1),
-        ["decision", "started", "succeeded"]
+        ["decision", "planned", "started", "succeeded"]
     );
     let audit = sandbox.command(&["audit", "mid/a"]);
     assert!(audit.contains("verified"), "{audit}");
+    let log = sandbox.command(&["log", "mid/a"]);
+    assert!(log.contains("planned    1 step"), "{log}");
 }
 
 #[test]

@@ -96,6 +96,22 @@ fn a_pass_over_an_active_deployment_writes_nothing() {
 }
 
 #[test]
+fn what_somebody_did_by_hand_before_a_step_began_is_skipped() {
+    for seed in seeds(8) {
+        println!("seed {seed}, repeat with SIM_SEED={seed}");
+        let mut world = World::new(seed, &["n1", "n2", "n3"], Faults::none());
+        world.save("one", &["n1", "n2", "n3"]);
+        world.settle();
+        world.save("two", &["n1", "n2"]);
+        world.run_until_planned(2);
+        world.clean_by_hand("n3");
+        world.settle();
+        world.check_converged("two");
+        assert_eq!(world.evs("n3", 2), ["skipped"], "seed {seed}");
+    }
+}
+
+#[test]
 fn a_deleted_wish_is_removed_everywhere() {
     for seed in seeds(8) {
         let mut world = run(seed, Faults::crashes());

@@ -1,6 +1,6 @@
 //! The scheduler: draws each move from the seed, injects faults, checks the invariants.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use drivers::driver::StepOutcome;
@@ -135,6 +135,36 @@ impl World {
             self.inject();
             self.step(true);
         }
+    }
+
+    /// Until this generation is there; none of its steps has begun then.
+    pub fn run_until_planned(&mut self, number: usize) {
+        while self.generations() < number {
+            assert!(self.step(false), "seed {}: nothing is to do", self.seed);
+        }
+    }
+
+    /// The agent of the node ends, somebody clears the machine, the agent comes back.
+    pub fn clean_by_hand(&mut self, node: &str) {
+        self.agents.insert(node.to_owned(), None);
+        self.shared.lock().unwrap().end_session(node);
+        self.machines.get_mut(node).unwrap().clear();
+        self.restart(node);
+    }
+
+    /// What a node's log of a generation says, in order.
+    pub fn evs(&self, node: &str, number: u64) -> Vec<String> {
+        let agent = self.agents.values().flatten().next();
+        let store = agent.expect("an agent lives").store();
+        let number = dsm_agent::engine::id::Generation(number);
+        let generation = store.generation(&self.id(), number).unwrap();
+        let lines = generation.logs[node].lines.iter();
+        lines
+            .map(|line| {
+                let ev = serde_json::to_value(line.entry.ev).unwrap();
+                ev.as_str().unwrap().to_owned()
+            })
+            .collect()
     }
 
     /// No more faults: everything comes to rest.
@@ -431,11 +461,43 @@ impl World {
         for (place, number) in numbers.iter().enumerate() {
             assert_eq!(number.0, place as u64 + 1, "generations have gaps");
             let generation = agent.store().generation(id, *number).unwrap();
+            for log in generation.logs.values() {
+                self.check_notes(log);
+            }
             let result = generation.result.expect("every generation has ended");
             let last = place + 1 == numbers.len();
             // What a lost member left undone can turn out to be done already.
             let good = matches!(result.outcome, Outcome::Done | Outcome::Superseded);
             assert!(!last || good, "seed {}: {result:?}", self.seed);
+        }
+    }
+
+    /// A step is planned once and before it starts; a wait is told again only with another reason or after a start.
+    fn check_notes(&self, log: &NodeLog) {
+        let mut planned = BTreeSet::new();
+        let mut waits: BTreeMap<&String, Option<&String>> = BTreeMap::new();
+        for line in &log.lines {
+            let entry = &line.entry;
+            let Some(step) = &entry.step else {
+                continue;
+            };
+            match entry.ev {
+                Ev::Planned => assert!(planned.insert(step), "seed {}: {step} twice", self.seed),
+                Ev::Started => {
+                    assert!(planned.contains(step), "seed {}: {step} late", self.seed);
+                    waits.remove(step);
+                }
+                Ev::LockAcquired => {
+                    waits.remove(step);
+                }
+                Ev::Waiting => {
+                    let what = entry.note.as_ref();
+                    assert!(what.is_some(), "seed {}: {step} has no reason", self.seed);
+                    let before = waits.insert(step, what);
+                    assert_ne!(before, Some(what), "seed {}: {step} told twice", self.seed);
+                }
+                _ => {}
+            }
         }
     }
 
