@@ -7,6 +7,7 @@
 pub mod fake;
 pub mod fenced;
 pub mod linux;
+mod pass_through;
 pub mod read_only;
 
 use std::path::Path;

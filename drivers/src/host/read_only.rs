@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::driver::FenceGuard;
 use crate::error::DriverError;
+use crate::host::pass_through::pass_reads_through;
 use crate::host::{Attributes, Command, Host, Metadata, Output, User};
 
 /// `inner`, for reading only.
@@ -31,33 +32,7 @@ fn refused(what: &str, on: &str) -> DriverError {
 }
 
 impl Host for ReadOnlyHost<'_> {
-    fn read_file(&self, path: &Path) -> Result<Option<Vec<u8>>, DriverError> {
-        self.inner.read_file(path)
-    }
-
-    fn metadata(&self, path: &Path) -> Result<Option<Metadata>, DriverError> {
-        self.inner.metadata(path)
-    }
-
-    fn list_dir(&self, path: &Path) -> Result<Option<Vec<String>>, DriverError> {
-        self.inner.list_dir(path)
-    }
-
-    fn user(&self, name: &str) -> Result<Option<User>, DriverError> {
-        self.inner.user(name)
-    }
-
-    fn group_exists(&self, name: &str) -> Result<bool, DriverError> {
-        self.inner.group_exists(name)
-    }
-
-    fn port_is_free(&self, port: u16) -> Result<bool, DriverError> {
-        self.inner.port_is_free(port)
-    }
-
-    fn disk_free_bytes(&self, path: &Path) -> Result<u64, DriverError> {
-        self.inner.disk_free_bytes(path)
-    }
+    pass_reads_through!();
 
     fn write_file(&self, path: &Path, _: &[u8], _: &Attributes) -> Result<(), DriverError> {
         Err(refused("write", &path.display().to_string()))
@@ -100,10 +75,6 @@ impl Host for ReadOnlyHost<'_> {
         } else {
             Err(refused("run", command.program()))
         }
-    }
-
-    fn pause(&self, pause: Duration) {
-        self.inner.pause(pause);
     }
 }
 
