@@ -10,6 +10,7 @@ pub mod linux;
 mod pass_through;
 pub mod read_only;
 
+use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -202,6 +203,14 @@ impl Attributes {
             group: user.to_owned(),
             mode,
         }
+    }
+}
+
+/// As changes name them: `root:root 0644`.
+impl fmt::Display for Attributes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { owner, group, mode } = self;
+        write!(f, "{owner}:{group} {mode:04o}")
     }
 }
 

@@ -15,6 +15,8 @@ pub mod service;
 pub mod unit;
 pub mod user;
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use crate::driver::StateChange;
@@ -128,6 +130,14 @@ pub fn change(
         new,
         diff: None,
     }
+}
+
+/// Whether nothing is at `path`; what is there is a change of `resource`.
+fn check_absent(host: &dyn Host, path: &Path, resource: String) -> Result<Check, DriverError> {
+    Ok(match host.metadata(path)? {
+        None => Check::InDesiredState,
+        Some(_) => Check::Drifted(vec![change(resource, Some("present".to_owned()), None)]),
+    })
 }
 
 fn describe(change: &StateChange) -> String {

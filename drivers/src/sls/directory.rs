@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Check, State, change};
+use super::{Check, State, change, check_absent};
 use crate::error::DriverError;
 use crate::host::{Attributes, FileKind, Host};
 
@@ -31,7 +31,7 @@ impl State for DirPresent {
     }
 
     fn check(&self, host: &dyn Host) -> Result<Check, DriverError> {
-        let wanted = summary(&self.attributes);
+        let wanted = self.attributes.to_string();
         match host.metadata(&self.path)? {
             None => Ok(Check::Drifted(vec![change(
                 self.resource(),
@@ -46,7 +46,7 @@ impl State for DirPresent {
             Some(found) if found.attributes == self.attributes => Ok(Check::InDesiredState),
             Some(found) => Ok(Check::Drifted(vec![change(
                 self.resource(),
-                Some(summary(&found.attributes)),
+                Some(found.attributes.to_string()),
                 Some(wanted),
             )])),
         }
@@ -71,14 +71,7 @@ impl State for DirAbsent {
     }
 
     fn check(&self, host: &dyn Host) -> Result<Check, DriverError> {
-        Ok(match host.metadata(&self.path)? {
-            None => Check::InDesiredState,
-            Some(_) => Check::Drifted(vec![change(
-                self.resource(),
-                Some("present".to_owned()),
-                None,
-            )]),
-        })
+        check_absent(host, &self.path, self.resource())
     }
 
     fn apply(&self, host: &dyn Host) -> Result<(), DriverError> {
@@ -102,11 +95,6 @@ pub fn make_parents(host: &dyn Host, path: &Path) -> Result<(), DriverError> {
         .iter()
         .rev()
         .try_for_each(|parent| host.make_dir(parent, &Attributes::root(0o755)))
-}
-
-fn summary(attributes: &Attributes) -> String {
-    let Attributes { owner, group, mode } = attributes;
-    format!("{owner}:{group} {mode:04o}")
 }
 
 #[cfg(test)]

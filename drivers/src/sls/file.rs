@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use similar::TextDiff;
 
-use super::{Check, State, change};
+use super::{Check, State, check_absent};
 use crate::driver::StateChange;
 use crate::error::DriverError;
 use crate::host::{Attributes, Command, FileKind, Host};
@@ -174,14 +174,7 @@ impl State for FileAbsent {
     }
 
     fn check(&self, host: &dyn Host) -> Result<Check, DriverError> {
-        Ok(match host.metadata(&self.path)? {
-            None => Check::InDesiredState,
-            Some(_) => Check::Drifted(vec![change(
-                self.resource(),
-                Some("present".to_owned()),
-                None,
-            )]),
-        })
+        check_absent(host, &self.path, self.resource())
     }
 
     fn apply(&self, host: &dyn Host) -> Result<(), DriverError> {
@@ -195,13 +188,12 @@ pub fn digest(content: &[u8]) -> String {
 }
 
 fn summary(content: &[u8], attributes: &Attributes, is_secret: bool) -> String {
-    let Attributes { owner, group, mode } = attributes;
     let content = if is_secret {
         "secret".to_owned()
     } else {
         format!("sha256:{}", &digest(content)[..16])
     };
-    format!("{content} {owner}:{group} {mode:04o}")
+    format!("{content} {attributes}")
 }
 
 /// A unified diff of text; `None` for what is not text, does not differ, or is too long for a record.
