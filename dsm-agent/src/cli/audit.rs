@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::author::author_words;
 use super::paper::lines;
 use super::{Complaint, Exit, Place, print_json};
 use crate::engine::id::DeploymentId;
@@ -15,6 +16,7 @@ use crate::mount::run_store::error_text;
 pub(crate) fn audit(place: &Place, ids: &[DeploymentId]) -> Result<Exit, Complaint> {
     let mut documents = Vec::new();
     let mut faults = Vec::new();
+    let node = place.node().unwrap_or_default();
     for id in ids {
         for number in place.store.generations(id)? {
             match place.store.generation(id, number) {
@@ -28,7 +30,7 @@ pub(crate) fn audit(place: &Place, ids: &[DeploymentId]) -> Result<Exit, Complai
                     if place.json {
                         documents.push(document(&generation));
                     } else {
-                        print(&generation);
+                        print(&generation, &node);
                     }
                 }
             }
@@ -88,7 +90,7 @@ fn document(generation: &GenerationView) -> serde_json::Value {
     json!({ "intent": generation.intent, "plan": generation.plan, "result": generation.result, "lines": lines })
 }
 
-fn print(generation: &GenerationView) {
+fn print(generation: &GenerationView, node: &str) {
     let intent = &generation.intent;
     anstream::println!(
         "{}   generation {}   spec {} (revision {}, {})   {}",
@@ -96,7 +98,7 @@ fn print(generation: &GenerationView) {
         intent.generation,
         short(&intent.digest),
         intent.revision,
-        intent.author,
+        author_words(&intent.author, node),
         intent.at
     );
     anstream::println!(

@@ -4,6 +4,7 @@
 //! 2 bad usage, 3 degraded; `--json` prints one document and nothing else.
 
 mod audit;
+mod author;
 mod paper;
 mod plan;
 mod request;
@@ -20,8 +21,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::engine::id::{DeploymentId, Generation};
 use crate::engine::record::RequestKind;
+use crate::mount::paths;
 use crate::mount::posix_tree::PosixTree;
-use crate::mount::run_store::{RunStore, error_text};
+use crate::mount::run_store::{RunStore, error_text, text};
 
 const EXAMPLES: &str = "Examples:
   dsm-agent status                         all deployments
@@ -162,6 +164,14 @@ pub(crate) struct Place {
     pub json: bool,
     pub identity: PathBuf,
     pub store: Arc<RunStore>,
+}
+
+impl Place {
+    /// Name of this node, empty while the tree does not tell it.
+    pub(crate) fn node(&self) -> Result<String, Complaint> {
+        let status = self.store.json_any(paths::STATUS)?.unwrap_or_default();
+        Ok(text(&status, "node"))
+    }
 }
 
 /// An error for people, with what to do.

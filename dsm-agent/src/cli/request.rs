@@ -3,14 +3,12 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use serde_json::Value;
 
 use super::{Complaint, Exit, Place, deployment, print_json};
 use crate::clock;
 use crate::engine::record::{FORMAT, Request, RequestKind, RequestNote};
 use crate::mount::paths;
 use crate::mount::performer::json_bytes;
-use crate::mount::run_store::text;
 
 /// Options of all requests.
 #[derive(Debug, Args)]
@@ -41,13 +39,12 @@ pub(crate) fn request(
             format!("see: dsm-agent explain {id}"),
         ));
     }
-    let status = place.store.json_any(paths::STATUS)?.unwrap_or(Value::Null);
     let user = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER"));
     let user = user.unwrap_or_else(|_| format!("uid {}", nix::unistd::getuid()));
     let request = Request {
         format: FORMAT,
         kind,
-        by: format!("{user} on {}", text(&status, "node")),
+        by: format!("{user} on {}", place.node()?),
         at: clock::now(),
     };
     let uuid = uuid::Uuid::now_v7().to_string();

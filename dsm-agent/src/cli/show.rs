@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use super::author::author_words;
 use super::{Complaint, Exit, Place, print_json};
 use crate::clock;
 use crate::engine::id::DeploymentId;
@@ -212,6 +213,10 @@ pub(crate) fn explain(place: &Place, id: &DeploymentId) -> Result<Exit, Complain
         status.phase.word(),
         whose_turn(&status)
     );
+    if let WishFile::Present(document) = place.store.wish_file(id)? {
+        let author = author_words(&document.author, &place.node().unwrap_or_default());
+        anstream::println!("  author  {author}");
+    }
     for trouble in &status.conditions {
         anstream::print!("{}", trouble_lines(&status, trouble));
     }

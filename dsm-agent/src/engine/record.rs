@@ -107,7 +107,7 @@ pub struct Intent {
     pub since_revision: u64,
     /// Inode of the wish.
     pub inode: u64,
-    /// Owner of the wish file, as `uid 0`.
+    /// Owner of the wish file, as `uid 0`; ` on NODE` and ` with COMMAND` may follow.
     pub author: String,
     /// The generation that it ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -23,6 +23,8 @@ fn a_wish_becomes_a_file_and_the_record_tells_how() {
     );
     let audit = sandbox.command(&["audit", "mid/a"]);
     assert!(audit.contains("verified"), "{audit}");
+    let explained = sandbox.command(&["explain", "mid/a"]);
+    assert!(explained.contains("  author  uid "), "{explained}");
     let log = sandbox.command(&["log", "mid/a"]);
     assert!(log.contains("planned    1 step"), "{log}");
 }
