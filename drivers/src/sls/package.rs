@@ -19,6 +19,9 @@ const INSTALL_TIMEOUT: Duration = Duration::from_secs(900);
 /// Seconds that apt-get waits for another package manager before it gives up; the step is tried again then.
 const LOCK_WAIT_OPTION: &str = "DPkg::Lock::Timeout=120";
 
+/// Code of the error that apt-get gives until `dpkg --configure -a` has run.
+const INTERRUPTED: &str = "dpkg-interrupted";
+
 /// Packages that are installed and configured, all in one transaction.
 #[derive(Debug, Clone)]
 pub struct PkgInstalled {
@@ -216,7 +219,7 @@ impl State for PkgInstalled {
             .values()
             .any(|package| !package.is_configured)
         {
-            run_apt(host, INSTALL_TIMEOUT, &["dpkg", "--configure", "-a"])?;
+            finish_interrupted(host)?;
         }
         if self.check(host)? == Check::InDesiredState {
             return Ok(());
@@ -248,8 +251,19 @@ impl State for PkgInstalled {
             .chain(keep_old_configuration)
             .chain(words.split(' '))
             .collect();
-        run_apt(host, INSTALL_TIMEOUT, &argv)
+        match run_apt(host, INSTALL_TIMEOUT, &argv) {
+            // It may have been a dependency, or a package of somebody else: nothing can be installed until then.
+            Err(error) if error.code() == INTERRUPTED => {
+                finish_interrupted(host)?;
+                run_apt(host, INSTALL_TIMEOUT, &argv)
+            }
+            outcome => outcome,
+        }
     }
+}
+
+fn finish_interrupted(host: &dyn Host) -> Result<(), DriverError> {
+    run_apt(host, INSTALL_TIMEOUT, &["dpkg", "--configure", "-a"])
 }
 
 fn run_apt(host: &dyn Host, timeout: Duration, argv: &[&str]) -> Result<(), DriverError> {
@@ -264,6 +278,8 @@ fn run_apt(host: &dyn Host, timeout: Duration, argv: &[&str]) -> Result<(), Driv
     let is_locked = words.contains("Could not get lock") || words.contains("frontend lock");
     let code = if is_locked {
         "apt-lock-held"
+    } else if words.contains("dpkg was interrupted") {
+        INTERRUPTED
     } else {
         "apt-failed"
     };
@@ -344,6 +360,21 @@ mod tests {
         );
         converge(&wanted(None), &host).unwrap();
         assert!(installed(&host, &["db"]).unwrap()["db"].is_configured);
+    }
+
+    #[test]
+    fn an_interrupted_installation_of_another_package_is_finished_first() {
+        let host = machine();
+        let dependency = FakePackage {
+            installed: Some("1".into()),
+            half_configured: true,
+            ..FakePackage::default()
+        };
+        host.with(|machine| machine.packages.insert("libdb".into(), dependency));
+        converge(&wanted(None), &host).unwrap();
+        let names = ["db", "libdb"];
+        let found = installed(&host, &names).unwrap();
+        assert!(names.iter().all(|name| found[*name].is_configured));
     }
 
     #[test]

@@ -142,6 +142,14 @@ fn search(machine: &Machine) -> Output {
 }
 
 fn install(machine: &mut Machine, arguments: &[&str], interrupted: bool) -> Output {
+    if machine
+        .packages
+        .values()
+        .any(|package| package.half_configured)
+    {
+        let words = "E: dpkg was interrupted, you must manually run 'dpkg --configure -a' to correct the problem.";
+        return Output::failure(100, words);
+    }
     let wanted = arguments
         .iter()
         .filter(|word| !word.starts_with('-') && !word.contains("::") && **word != "install");
