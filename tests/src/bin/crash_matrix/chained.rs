@@ -5,14 +5,14 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use system_tests::cluster::Node;
 use system_tests::crash::{BOUNDARIES, KINDS, Kind, arm, fired, is_held, release, take};
 use system_tests::limits;
 use system_tests::mounted::Mounted;
 use system_tests::wait::wait_for;
 
-use super::operation::{DEPLOYMENT, End, Operation, Step};
+use super::operation::{End, Operation, Run, Step};
 
 /// Deployments in which every boundary must have been reached.
 const PASSES_MAX: u32 = 3;
@@ -79,16 +79,26 @@ fn pass(
     left: &mut Vec<(String, Place)>,
     end: &End,
 ) -> Result<u32> {
-    operation.prepare(mounted)?;
-    let [n1, ..] = mounted.three()?;
-    for node in mounted.nodes() {
+    let run = operation.prepare(mounted)?;
+    let deaths = walk(&run, mounted.nodes(), kind, left, end);
+    deaths.with_context(|| run.explain())
+}
+
+fn walk(
+    run: &Run<'_>,
+    nodes: &[Node],
+    kind: Kind,
+    left: &mut Vec<(String, Place)>,
+    end: &End,
+) -> Result<u32> {
+    for node in nodes {
         let own = left.iter().filter(|(on, _)| on == node.name());
         let places: Vec<(&str, &str)> = own.map(|(_, (step, at))| (step.as_str(), *at)).collect();
         arm(node, &places)?;
     }
-    let generation = operation.begin(n1)?;
+    let generation = run.begin()?;
     let mut deaths = 0;
-    while let Some(node) = next_held(mounted.nodes(), generation)? {
+    while let Some(node) = next_held(run, nodes, generation)? {
         // Read before the blow: what the restarted agent reaches at once is a death of its own.
         let places = fired(node)?;
         take(node, kind)?;
@@ -98,15 +108,13 @@ fn pass(
         }
     }
     ensure!(deaths > 0, "nothing was reached of {left:?}");
-    for node in mounted.nodes() {
-        release(node)?;
-    }
-    operation.finish(mounted, generation, end)?;
+    nodes.iter().try_for_each(release)?;
+    run.finish(generation, end)?;
     Ok(deaths)
 }
 
 /// The next node whose agent is held; `None` when the deployment is done.
-fn next_held(nodes: &[Node], generation_min: u64) -> Result<Option<&Node>> {
+fn next_held<'a>(run: &Run<'_>, nodes: &'a [Node], generation: u64) -> Result<Option<&'a Node>> {
     let what = "an agent to be held, or the deployment to be done";
     wait_for(what, limits::DEPLOYMENT_MAX, || {
         for node in nodes {
@@ -114,7 +122,7 @@ fn next_held(nodes: &[Node], generation_min: u64) -> Result<Option<&Node>> {
                 return Ok(Some(Some(node)));
             }
         }
-        let done = DEPLOYMENT.is_active(&nodes[0], generation_min)?;
+        let done = run.deployment().is_active(&nodes[0], generation)?;
         Ok(done.then_some(None))
     })
 }

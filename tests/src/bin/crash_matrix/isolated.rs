@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use system_tests::crash::{BOUNDARIES, KINDS, Kind, Struck, arm, strike};
 use system_tests::mounted::Mounted;
 
-use super::operation::{DEPLOYMENT, End, Operation, Step};
+use super::operation::{End, Operation, Step};
 
 /// Runs the cases of `operation` whose line contains `only`; gives how many failed.
 pub fn run(mounted: &Mounted, operation: &Operation, only: &str) -> Result<u32> {
@@ -43,12 +43,14 @@ fn case(
     kind: Kind,
     end: &End,
 ) -> Result<()> {
-    operation.prepare(mounted)?;
-    let node = mounted.cluster().node(&step.node)?;
-    let [n1, ..] = mounted.three()?;
-    arm(&node, &[(&step.id, boundary)])?;
-    let generation = operation.begin(n1)?;
-    let struck = strike(&node, kind, DEPLOYMENT, generation)?;
-    ensure!(struck == Struck::Yes, "the boundary was not reached");
-    operation.finish(mounted, generation, end)
+    let run = operation.prepare(mounted)?;
+    let die = || {
+        let node = mounted.cluster().node(&step.node)?;
+        arm(&node, &[(&step.id, boundary)])?;
+        let generation = run.begin()?;
+        let struck = strike(&node, kind, run.deployment(), generation)?;
+        ensure!(struck == Struck::Yes, "the boundary was not reached");
+        run.finish(generation, end)
+    };
+    die().with_context(|| run.explain())
 }

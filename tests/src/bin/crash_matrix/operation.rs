@@ -1,20 +1,19 @@
 //! What the matrix does to a deployment: deploy, grow, change.
 //!
-//! Invariant: an operation always starts from the same state, and its end is checked against that of a run in which
-//! nothing died.
+//! Invariant: an operation always starts from the same state, under a new name, so that no record of an earlier run is
+//! left; its end is checked against that of a run in which nothing died.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use system_tests::cluster::Node;
+use system_tests::crash::release;
 use system_tests::deployment::Deployment;
 use system_tests::limits;
 use system_tests::mounted::Mounted;
 use system_tests::postgres::{primary, sql, wait_for_rows, write_row};
-
-/// What is deployed.
-pub const DEPLOYMENT: Deployment<'static> = Deployment::new("mid/shop-db");
 
 const DATABASE: &str = "shop";
 
@@ -27,6 +26,13 @@ pub struct Operation {
     pub name: &'static str,
     before: Option<Value>,
     after: Value,
+}
+
+/// One run of an operation.
+pub struct Run<'a> {
+    operation: &'a Operation,
+    mounted: &'a Mounted,
+    name: String,
 }
 
 /// A step, and the node that runs it.
@@ -73,12 +79,13 @@ fn wish(nodes: &[&str], max_connections: u32) -> Value {
 impl Operation {
     /// Steps in the order of the plan, and the end, from a run in which nothing dies.
     pub fn rehearse(&self, mounted: &Mounted) -> Result<(Vec<Step>, End)> {
-        let [n1, ..] = mounted.three()?;
-        self.prepare(mounted)?;
-        let generation = self.begin(n1)?;
-        DEPLOYMENT.wait_for(n1, "Active", generation, limits::DEPLOYMENT_MAX)?;
-        let record = DEPLOYMENT.record();
-        let plan = n1.sh(&format!("cat {record}/plans/{generation:06}/plan.json"))?;
+        let run = self.prepare(mounted)?;
+        let generation = run.begin()?;
+        let first = run.first();
+        run.deployment()
+            .wait_for(first, "Active", generation, limits::DEPLOYMENT_MAX)?;
+        let record = run.deployment().record();
+        let plan = first.sh(&format!("cat {record}/plans/{generation:06}/plan.json"))?;
         let plan: Value = serde_json::from_str(&plan)?;
         let steps = plan["steps"].as_array().context("a plan without steps")?;
         let text = |value: &Value| {
@@ -92,67 +99,126 @@ impl Operation {
             })
         };
         let steps = steps.iter().map(step).collect::<Result<_>>()?;
-        Ok((steps, self.check(mounted)?))
+        let end = run.check()?;
+        run.remove()?;
+        Ok((steps, end))
     }
 
-    /// Removes what is there with its data, and reaches the state that the operation starts from.
-    pub fn prepare(&self, mounted: &Mounted) -> Result<()> {
-        let [n1, ..] = mounted.three()?;
+    /// Reaches the state that the operation starts from, on nodes that have nothing of an earlier run.
+    pub fn prepare<'a>(&'a self, mounted: &'a Mounted) -> Result<Run<'a>> {
+        static RUNS: AtomicU32 = AtomicU32::new(1);
         for node in mounted.nodes() {
             node.boot()?;
-            node.sh("rm -f /var/lib/dsm-agent/crash-at /var/lib/dsm-agent/crash-held")?;
-        }
-        let phase = DEPLOYMENT.status(n1)?.map(|status| status["phase"].clone());
-        if phase.is_some_and(|phase| phase != "Removed") {
-            n1.sh("rm -f /vfs/mid/shop-db.json")?;
-            DEPLOYMENT.wait_for(n1, "Removed", 1, REMOVAL_MAX)?;
+            release(node)?;
         }
         remove_packages(mounted)?;
+        let number = RUNS.fetch_add(1, Ordering::Relaxed);
+        let run = Run {
+            operation: self,
+            mounted,
+            name: format!("mid/shop-{number}"),
+        };
         if let Some(before) = &self.before {
-            let generation = DEPLOYMENT.generation(n1)? + 1;
-            DEPLOYMENT.wish(n1, before)?;
-            DEPLOYMENT.wait_for(n1, "Active", generation, limits::DEPLOYMENT_MAX)?;
-            write_row(n1, DATABASE, 1)?;
+            let first = run.first();
+            run.deployment().wish(first, before)?;
+            run.deployment()
+                .wait_for(first, "Active", 1, limits::DEPLOYMENT_MAX)?;
+            write_row(first, DATABASE, 1)?;
         }
-        Ok(())
+        Ok(run)
+    }
+}
+
+impl Run<'_> {
+    /// What is deployed.
+    pub fn deployment(&self) -> Deployment<'_> {
+        Deployment::new(&self.name)
     }
 
-    /// Saves the wish on `node`; gives the generation that it makes.
-    pub fn begin(&self, node: &Node) -> Result<u64> {
-        let generation = DEPLOYMENT.generation(node)? + 1;
-        DEPLOYMENT.wish(node, &self.after)?;
+    fn first(&self) -> &Node {
+        &self.mounted.nodes()[0]
+    }
+
+    /// Saves the wish; gives the generation that it makes.
+    pub fn begin(&self) -> Result<u64> {
+        let generation = self.deployment().generation(self.first())? + 1;
+        self.deployment()
+            .wish(self.first(), &self.operation.after)?;
         Ok(generation)
     }
 
-    /// Waits until the operation has ended, and checks that no acknowledged row is lost and n1 is the one primary.
-    pub fn finish(&self, mounted: &Mounted, generation: u64, expected: &End) -> Result<()> {
-        let [n1, ..] = mounted.three()?;
-        DEPLOYMENT.wait_for(n1, "Active", generation, limits::DEPLOYMENT_MAX)?;
-        let end = self.check(mounted)?;
+    /// Waits until the operation has ended, checks that no acknowledged row is lost and n1 is the one primary, and
+    /// removes it with its data.
+    pub fn finish(&self, generation: u64, expected: &End) -> Result<()> {
+        self.deployment()
+            .wait_for(self.first(), "Active", generation, limits::DEPLOYMENT_MAX)?;
+        let end = self.check()?;
         ensure!(
             end == *expected,
             "it ends in {end:?}, and in {expected:?} when nothing dies"
         );
-        Ok(())
+        self.remove()
     }
 
-    fn check(&self, mounted: &Mounted) -> Result<End> {
-        let [n1, ..] = mounted.three()?;
-        let first = primary(mounted.nodes(), DATABASE)?;
-        if first.name() != "n1" {
-            bail!("{} became primary", first.name());
+    fn check(&self) -> Result<End> {
+        let nodes = self.mounted.nodes();
+        let primary = primary(nodes, DATABASE)?;
+        if primary.name() != "n1" {
+            bail!("{} became primary", primary.name());
         }
-        write_row(n1, DATABASE, 2)?;
-        let rows = if self.before.is_some() { 2 } else { 1 };
-        for node in mounted.nodes() {
+        write_row(primary, DATABASE, 2)?;
+        let rows = if self.operation.before.is_some() {
+            2
+        } else {
+            1
+        };
+        for node in nodes {
             wait_for_rows(node, DATABASE, rows)?;
         }
-        mounted
-            .nodes()
-            .iter()
-            .map(state)
-            .collect::<Result<_>>()
-            .map(End)
+        let states = nodes.iter().map(|node| self.state(node));
+        states.collect::<Result<_>>().map(End)
+    }
+
+    /// What a server was told and has: everything that may not depend on what died on the way.
+    fn state(&self, node: &Node) -> Result<String> {
+        let questions = [
+            "SELECT string_agg(name || '=' || setting, ' ' ORDER BY name) FROM pg_settings \
+             WHERE source = 'configuration file' AND name <> 'primary_conninfo'",
+            "SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database",
+            "SELECT string_agg(rolname, ' ' ORDER BY rolname) FROM pg_roles",
+            "SELECT string_agg(slot_name || ' ' || active, ' ' ORDER BY slot_name) FROM pg_replication_slots",
+        ];
+        let answers = questions.map(|question| sql(node, DATABASE, question));
+        let answers = answers.into_iter().collect::<Result<Vec<_>>>()?;
+        let text = format!("{}: {}", node.name(), answers.join("; "));
+        let own_name = self.name.trim_start_matches("mid/");
+        Ok(text
+            .replace(own_name, "NAME")
+            .replace(&own_name.replace('-', "_"), "NAME"))
+    }
+
+    fn remove(&self) -> Result<()> {
+        self.first().sh(&format!("rm /vfs/{}.json", self.name))?;
+        self.deployment()
+            .wait_for(self.first(), "Removed", 1, REMOVAL_MAX)
+            .map(drop)
+    }
+
+    /// What there is to know of a run that failed.
+    pub fn explain(&self) -> String {
+        let name = &self.name;
+        let ask = |node: &Node| {
+            let script = format!(
+                "dsm-agent explain {name} 2>&1; cat /var/lib/dsm-agent/crash-*; \
+                 journalctl --no-pager -n 60 -u vfsd -u dsm-agent"
+            );
+            node.sh(&script)
+                .unwrap_or_else(|error| format!("{error:#}"))
+        };
+        let nodes = self.mounted.nodes().iter();
+        nodes
+            .map(|node| format!("== {}\n{}\n", node.name(), ask(node)))
+            .collect()
     }
 }
 
@@ -172,18 +238,4 @@ fn remove_packages(mounted: &Mounted) -> Result<()> {
         };
         removals.into_iter().try_for_each(outcome)
     })
-}
-
-/// What a server was told and has: everything that may not depend on what died on the way.
-fn state(node: &Node) -> Result<String> {
-    let questions = [
-        "SELECT string_agg(name || '=' || setting, ' ' ORDER BY name) FROM pg_settings \
-         WHERE source = 'configuration file' AND name NOT LIKE 'primary_conninfo'",
-        "SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database",
-        "SELECT string_agg(rolname, ' ' ORDER BY rolname) FROM pg_roles",
-        "SELECT string_agg(slot_name || ' ' || active, ' ' ORDER BY slot_name) FROM pg_replication_slots",
-    ];
-    let answers = questions.map(|question| sql(node, DATABASE, question));
-    let answers = answers.into_iter().collect::<Result<Vec<_>>>()?;
-    Ok(format!("{}: {}", node.name(), answers.join("; ")))
 }
