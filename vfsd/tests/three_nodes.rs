@@ -16,6 +16,7 @@ use vfsd::consensus::node::Node;
 use vfsd::consensus::wire::{ClusterChange, Reply, Request};
 use vfsd::daemon::node_settings;
 use vfsd::fs::proposer::{ChangeSink, Proposal, ProposeError};
+use vfsd::limits::RUNTIME_WORKERS;
 use vfsd::state_machine::command::{Author, Command, Create, Grant, JoinToken, Mkdir, NodeKind};
 use vfsd::state_machine::ids::{InodeNo, LogIndex};
 use vfsd::state_machine::log_time::WallTime;
@@ -74,7 +75,7 @@ impl Member {
 
     fn start(&mut self) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
+            .worker_threads(RUNTIME_WORKERS)
             .enable_all()
             .build()
             .unwrap();

@@ -13,6 +13,7 @@ use vfsd::consensus::node::{Node, NodeSettings};
 use vfsd::consensus::wire::{ClusterChange, Request};
 use vfsd::daemon::node_settings;
 use vfsd::fs::proposer::{ChangeSink, Proposal};
+use vfsd::limits::RUNTIME_WORKERS;
 use vfsd::state_machine::command::{Author, Command, Grant, JoinToken, SetXattr, XattrMode};
 use vfsd::state_machine::ids::{InodeNo, LogIndex};
 use vfsd::state_machine::log_time::WallTime;
@@ -67,7 +68,7 @@ pub fn run_member(data_dir: &Path) -> anyhow::Result<()> {
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(RUNTIME_WORKERS)
         .enable_all()
         .build()?)
 }

@@ -18,6 +18,7 @@ use crate::admin::protocol::AdminRequest;
 use crate::config::{ADMIN_SOCKET, DATA_DIR, MOUNT_POINT, RUNTIME_DIR};
 use crate::consensus::node::NodeSettings;
 use crate::daemon::{self, DaemonPaths};
+use crate::limits::RUNTIME_WORKERS;
 use crate::telemetry;
 use crate::transport::enrol::EnrolError;
 use crate::transport::token::{Token, TokenError};
@@ -296,6 +297,7 @@ fn run_daemon(args: RunArgs) -> anyhow::Result<ExitCode> {
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_WORKERS)
         .enable_all()
         .build()
         .context("cannot start the runtime")

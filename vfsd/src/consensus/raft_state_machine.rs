@@ -70,19 +70,16 @@ impl RaftStateMachine {
             published,
         };
         if let Some(snapshot) = opened.snapshots.load()? {
-            opened.replace(&snapshot.meta, &snapshot.snapshot)?;
+            opened.replace(&snapshot.meta, decode(&snapshot.snapshot)?);
         }
         Ok(opened)
     }
 
-    fn replace(&mut self, meta: &SnapshotMeta, state: &[u8]) -> io::Result<()> {
-        let machine = StateMachine::decode_snapshot(state)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    fn replace(&mut self, meta: &SnapshotMeta, machine: StateMachine) {
         self.machine = machine;
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.publish();
-        Ok(())
     }
 
     fn publish(&self) {
@@ -148,6 +145,11 @@ impl RaftStateMachine {
             .waiters
             .complete(id, Committed { index, outcome });
     }
+}
+
+fn decode(state: &[u8]) -> io::Result<StateMachine> {
+    StateMachine::decode_snapshot(state)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 fn respond(responder: Option<ApplyResponder<TypeConfig>>, outcome: Option<Outcome>) {
@@ -219,16 +221,16 @@ impl openraft::storage::RaftStateMachine<TypeConfig> for RaftStateMachine {
         meta: &SnapshotMeta,
         snapshot: Bytes,
     ) -> Result<(), io::Error> {
-        let (snapshots, head, state) = (self.snapshots.clone(), meta.clone(), snapshot.clone());
-        tokio::task::spawn_blocking(move || {
+        let (snapshots, head) = (self.snapshots.clone(), meta.clone());
+        let machine = tokio::task::spawn_blocking(move || {
             // Decoded before it is saved: what cannot be read must never replace what can.
-            StateMachine::decode_snapshot(&state)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            snapshots.save(&head, &state)
+            let machine = decode(&snapshot)?;
+            snapshots.save(&head, &snapshot)?;
+            io::Result::Ok(machine)
         })
         .await
         .map_err(io::Error::other)??;
-        self.replace(meta, &snapshot)?;
+        self.replace(meta, machine);
         let index = LogIndex(meta.last_log_id.map_or(0, |id| id.index));
         self.published.sink.snapshot_installed(index);
         Ok(())
