@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use system_tests::cluster::Node;
 use system_tests::crash::{BOUNDARIES, KINDS, Kind, arm, fired, is_held, release, take};
 use system_tests::limits;
@@ -81,7 +81,7 @@ fn pass(
 ) -> Result<u32> {
     let run = operation.prepare(mounted)?;
     let deaths = walk(&run, mounted.nodes(), kind, left, end);
-    deaths.with_context(|| run.explain())
+    deaths.map_err(|error| anyhow!("{error:#}\n{}", run.explain()))
 }
 
 fn walk(

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use system_tests::crash::{BOUNDARIES, KINDS, Kind, Struck, arm, strike};
 use system_tests::mounted::Mounted;
 
@@ -52,5 +52,5 @@ fn case(
         ensure!(struck == Struck::Yes, "the boundary was not reached");
         run.finish(generation, end)
     };
-    die().with_context(|| run.explain())
+    die().map_err(|error| anyhow!("{error:#}\n{}", run.explain()))
 }

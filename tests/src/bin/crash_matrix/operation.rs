@@ -183,7 +183,7 @@ impl Run<'_> {
     fn state(&self, node: &Node) -> Result<String> {
         let questions = [
             "SELECT string_agg(name || '=' || setting, ' ' ORDER BY name) FROM pg_settings \
-             WHERE source = 'configuration file' AND name <> 'primary_conninfo'",
+             WHERE source = 'configuration file' AND name NOT IN ('primary_conninfo', 'unix_socket_directories')",
             "SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database",
             "SELECT string_agg(rolname, ' ' ORDER BY rolname) FROM pg_roles",
             "SELECT string_agg(slot_name || ' ' || active, ' ' ORDER BY slot_name) FROM pg_replication_slots",
