@@ -3,7 +3,7 @@
 //! What needs a majority runs as a task with the reply moved into it; the rest is answered on the spot from the local
 //! replica. Requests of the replay thread are answered from its ticket and propose nothing.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -25,6 +25,7 @@ use super::moving::Moving;
 use super::tickets::{REPLAY_HANDLE, Ticket, Tickets};
 use crate::fs::FileSystem;
 use crate::fs::attr::{Attr, FileKind};
+use crate::fs::caller::Caller;
 use crate::fs::errno::{Failure, FsResult};
 use crate::fs::{open_flags, operation};
 use crate::limits::{FUSE_WRITE_BYTES_MAX, NAME_LEN_BYTES_MAX, WRITE_TIMEOUT};
@@ -76,6 +77,23 @@ impl Adapter {
             answer(outcome);
             drop(busy);
         });
+    }
+
+    /// Changes one name of a directory: answered from the ticket, or run for the caller.
+    fn change_name<R: NameReply, F>(
+        &self,
+        request: &Request,
+        (parent, name): (INodeNo, &OsStr),
+        reply: R,
+        change: impl FnOnce(Arc<FileSystem>, Caller, OsString) -> F,
+    ) where
+        F: Future<Output = FsResult<R::Made>> + Send + 'static,
+    {
+        if let Some(ticket) = self.ticket(request) {
+            return reply.replayed(self, &ticket);
+        }
+        let operation = change(self.fs.clone(), caller(request), name.to_owned());
+        self.run_in(vec![parent.0], request, operation, reply.answer());
     }
 
     /// Answers a lookup; that of a directory which another node moved may have to wait (`moving.rs`).
@@ -130,6 +148,42 @@ impl Adapter {
             Some(inode) => reply.entry(&TTL, &file_attr(&self.attr_for_replay(inode)), GENERATION),
             None => reply.error(Errno::EIO),
         }
+    }
+}
+
+/// How a change of one name is answered.
+trait NameReply: Send + 'static {
+    /// What the change gives.
+    type Made: Send + 'static;
+
+    /// As the call of another node that is being repeated.
+    fn replayed(self, adapter: &Adapter, ticket: &Ticket);
+
+    /// As this node's own.
+    fn answer(self) -> impl FnOnce(FsResult<Self::Made>) + Send + 'static;
+}
+
+impl NameReply for ReplyEntry {
+    type Made = Attr;
+
+    fn replayed(self, adapter: &Adapter, ticket: &Ticket) {
+        adapter.entry_for_replay(ticket, self);
+    }
+
+    fn answer(self) -> impl FnOnce(FsResult<Attr>) + Send + 'static {
+        entry(self)
+    }
+}
+
+impl NameReply for ReplyEmpty {
+    type Made = ();
+
+    fn replayed(self, _adapter: &Adapter, _ticket: &Ticket) {
+        self.ok();
+    }
+
+    fn answer(self) -> impl FnOnce(FsResult<()>) + Send + 'static {
+        empty(self)
     }
 }
 
@@ -301,16 +355,12 @@ impl Filesystem for Adapter {
         device: u32,
         reply: ReplyEntry,
     ) {
-        if let Some(ticket) = self.ticket(request) {
-            return self.entry_for_replay(&ticket, reply);
-        }
-        let (fs, caller, name) = (self.fs.clone(), caller(request), name.to_owned());
-        let operation = async move {
+        let at = (parent, name);
+        self.change_name(request, at, reply, |fs, caller, name| async move {
             let kind = node_kind(mode, device)?;
             fs.make_node(caller, parent.0, &name, kind, mode & 0o7777)
                 .await
-        };
-        self.run_in(vec![parent.0], request, operation, entry(reply));
+        });
     }
 
     fn mkdir(
@@ -322,12 +372,10 @@ impl Filesystem for Adapter {
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        if let Some(ticket) = self.ticket(request) {
-            return self.entry_for_replay(&ticket, reply);
-        }
-        let (fs, caller, name) = (self.fs.clone(), caller(request), name.to_owned());
-        let operation = async move { fs.make_directory(caller, parent.0, &name, mode).await };
-        self.run_in(vec![parent.0], request, operation, entry(reply));
+        let at = (parent, name);
+        self.change_name(request, at, reply, |fs, caller, name| async move {
+            fs.make_directory(caller, parent.0, &name, mode).await
+        });
     }
 
     fn symlink(
@@ -338,13 +386,11 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        if let Some(ticket) = self.ticket(request) {
-            return self.entry_for_replay(&ticket, reply);
-        }
-        let (fs, caller, name) = (self.fs.clone(), caller(request), name.to_owned());
         let target = target.as_os_str().as_bytes().to_vec();
-        let operation = async move { fs.make_symlink(caller, parent.0, &name, &target).await };
-        self.run_in(vec![parent.0], request, operation, entry(reply));
+        let at = (parent, name);
+        self.change_name(request, at, reply, |fs, caller, name| async move {
+            fs.make_symlink(caller, parent.0, &name, &target).await
+        });
     }
 
     fn link(
@@ -355,30 +401,24 @@ impl Filesystem for Adapter {
         name: &OsStr,
         reply: ReplyEntry,
     ) {
-        if let Some(ticket) = self.ticket(request) {
-            return self.entry_for_replay(&ticket, reply);
-        }
-        let (fs, caller, name) = (self.fs.clone(), caller(request), name.to_owned());
-        let operation = async move { fs.link(caller, node.0, parent.0, &name).await };
-        self.run_in(vec![parent.0], request, operation, entry(reply));
+        let at = (parent, name);
+        self.change_name(request, at, reply, |fs, caller, name| async move {
+            fs.link(caller, node.0, parent.0, &name).await
+        });
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        if self.ticket(request).is_some() {
-            return reply.ok();
-        }
-        let (fs, caller, name) = (self.fs.clone(), caller(request), name.to_owned());
-        let operation = async move { fs.unlink(caller, parent.0, &name).await };
-        self.run_in(vec![parent.0], request, operation, empty(reply));
+        let at = (parent, name);
+        self.change_name(request, at, reply, |fs, caller, name| async move {
+            fs.unlink(caller, parent.0, &name).await
+        });
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        if self.ticket(request).is_some() {
-            return reply.ok();
-        }
-        let (fs, caller, name) = (self.fs.clone(), caller(request), name.to_owned());
-        let operation = async move { fs.remove_directory(caller, parent.0, &name).await };
-        self.run_in(vec![parent.0], request, operation, empty(reply));
+        let at = (parent, name);
+        self.change_name(request, at, reply, |fs, caller, name| async move {
+            fs.remove_directory(caller, parent.0, &name).await
+        });
     }
 
     fn rename(
