@@ -100,6 +100,15 @@ enum Touch {
     Close,
 }
 
+/// Which times a change of attributes sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Times {
+    /// Both: the kernel raises `IN_ATTRIB` and nothing else.
+    Both,
+    /// The modification time alone: the kernel raises `IN_MODIFY`.
+    Modification,
+}
+
 impl Replayer {
     /// Replays until the queue is stopped.
     ///
@@ -159,7 +168,7 @@ impl Replayer {
 
     fn raise(&self, root: &Place, event: &Event) -> io::Result<()> {
         let (change, inode, replaced) = match event {
-            Event::Rescan(directory) => return self.touch_directory(root, *directory),
+            Event::Rescan(directory) => return self.touch_directory(root, *directory, Times::Both),
             Event::Change {
                 change,
                 inode,
@@ -184,7 +193,7 @@ impl Replayer {
                 self.touch_content(root, inode, Touch::Modify)
             }
             Change::ClosedWrite { .. } => self.touch_content(root, inode, Touch::Close),
-            Change::Attributes { .. } => self.touch_attributes(root, inode),
+            Change::Attributes { .. } => self.touch_times(root, inode, Times::Both),
             Change::Gone(_) => Ok(()),
         }
     }
@@ -305,6 +314,10 @@ impl Replayer {
 
     /// Raises content events on every name that a file had then.
     fn touch_content(&self, root: &Place, inode: &Arc<Inode>, touch: Touch) -> io::Result<()> {
+        if inode.content().is_none() {
+            // Nothing but its time of modification can have changed.
+            return self.touch_times(root, inode, Times::Modification);
+        }
         if self.fs.is_open(inode.number) {
             // Pages of mappings may be old now.
             root.tell(Notice::Invalidate(inode.number));
@@ -317,17 +330,17 @@ impl Replayer {
         })
     }
 
-    fn touch_attributes(&self, root: &Place, inode: &Arc<Inode>) -> io::Result<()> {
+    fn touch_times(&self, root: &Place, inode: &Arc<Inode>, times: Times) -> io::Result<()> {
         if inode.names.is_empty() {
-            return self.touch_directory(root, inode.number);
+            return self.touch_directory(root, inode.number, times);
         }
         self.on_each_name(root, inode, |directory, path| {
-            set_times(directory, path, inode, libc::AT_SYMLINK_NOFOLLOW)
+            set_times(directory, path, inode, times, libc::AT_SYMLINK_NOFOLLOW)
         })
     }
 
-    /// Raises an attribute event on a directory, wherever it is.
-    fn touch_directory(&self, root: &Place, number: InodeNo) -> io::Result<()> {
+    /// Raises an event on a directory, wherever it is.
+    fn touch_directory(&self, root: &Place, number: InodeNo, times: Times) -> io::Result<()> {
         let Some(inode) = self.fs.state().tree().inode(number).cloned() else {
             return Ok(());
         };
@@ -338,7 +351,7 @@ impl Replayer {
             inode: Some(inode.clone()),
         };
         self.tickets
-            .under(ticket, || set_times(libc::AT_FDCWD, &own, &inode, 0))
+            .under(ticket, || set_times(libc::AT_FDCWD, &own, &inode, times, 0))
     }
 
     /// Makes a call on each name that an inode had then and that watchers may still be told of.
@@ -355,16 +368,30 @@ impl Replayer {
             if !known || !self.queue.is_telling(at.0, at.1, inode.number) {
                 continue;
             }
-            let directory = open_directory(root, *parent)?;
-            let path = c_string(at.1)?;
-            let ticket = Ticket {
-                before: vec![name_before(at, Some(inode))],
-                inode: Some(inode.clone()),
-            };
-            self.tickets
-                .under(ticket, || call(directory.as_raw_fd(), &path))?;
+            match self.on_name(root, at, inode, &call) {
+                // This name went away again; the others are still to be told.
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                told => told?,
+            }
         }
         Ok(())
+    }
+
+    fn on_name(
+        &self,
+        root: &Place,
+        at: (InodeNo, &[u8]),
+        inode: &Arc<Inode>,
+        call: impl Fn(RawFd, &CString) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let directory = open_directory(root, at.0)?;
+        let path = c_string(at.1)?;
+        let ticket = Ticket {
+            before: vec![name_before(at, Some(inode))],
+            inode: Some(inode.clone()),
+        };
+        self.tickets
+            .under(ticket, || call(directory.as_raw_fd(), &path))
     }
 }
 
@@ -452,13 +479,23 @@ fn link_at(target: RawFd, directory: RawFd, name: &CString) -> io::Result<()> {
     })
 }
 
-/// Sets both times to what they are: the one call that raises `IN_ATTRIB` and nothing else.
-fn set_times(directory: RawFd, path: &CString, node: &Inode, flags: i32) -> io::Result<()> {
+/// Sets times to what they are.
+fn set_times(
+    directory: RawFd,
+    path: &CString,
+    node: &Inode,
+    times: Times,
+    flags: i32,
+) -> io::Result<()> {
     let time = |at: crate::state_machine::log_time::WallTime| libc::timespec {
         tv_sec: at.secs,
         tv_nsec: i64::from(at.nanos),
     };
-    let times = [time(node.atime), time(node.mtime)];
+    let mut access = time(node.atime);
+    if times == Times::Modification {
+        access.tv_nsec = libc::UTIME_OMIT;
+    }
+    let times = [access, time(node.mtime)];
     // SAFETY: the path is a valid C string and the array holds the two times that the call reads.
     check(unsafe { libc::utimensat(directory, path.as_ptr(), times.as_ptr(), flags) })
 }

@@ -146,7 +146,7 @@ impl Inner {
             }
             _ => {}
         }
-        if !is_watchable(fs, change, &inode) || is_repetition(self.events.back(), change) {
+        if !is_watchable(fs, change, &inode) || is_repetition(&self.events, change) {
             return;
         }
         let change = change.clone();
@@ -237,13 +237,15 @@ fn is_watchable(fs: &FileSystem, change: &Change, inode: &Inode) -> bool {
             .any(|parent| known.is_known(parent))
 }
 
-/// inotify itself merges identical neighbours. Two saves in a row are not: each is a modification and a close.
-fn is_repetition(last: Option<&Event>, change: &Change) -> bool {
+/// inotify itself merges identical neighbours. Two saves in a row are not: each is a modification and a close. Nothing
+/// merges with the event at the front: it may be under way, and who has seen it may have read the file already.
+fn is_repetition(waiting: &VecDeque<Event>, change: &Change) -> bool {
     let merges = match change {
         Change::Modified { closed, .. } => !closed,
         Change::Attributes { .. } => true,
         _ => false,
     };
+    let last = waiting.iter().skip(1).next_back();
     merges && matches!(last, Some(Event::Change { change: last, .. }) if last == change)
 }
 
@@ -303,5 +305,40 @@ fn departures(event: &Event) -> Vec<Departure> {
             [Some(moved), other].into_iter().flatten().collect()
         }
         _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_merges_with_its_like_that_waits_and_not_with_the_one_under_way() {
+        let attributes = |number| Change::Attributes {
+            inode: InodeNo(number),
+        };
+        let event = |number| Event::Change {
+            change: attributes(number),
+            inode: StateMachine::new()
+                .tree()
+                .inode(InodeNo::ROOT)
+                .cloned()
+                .unwrap(),
+            replaced: None,
+        };
+        let mut waiting = VecDeque::from([event(7)]);
+        assert!(
+            !is_repetition(&waiting, &attributes(7)),
+            "it may be told already"
+        );
+        waiting.push_back(event(7));
+        assert!(is_repetition(&waiting, &attributes(7)));
+        assert!(!is_repetition(&waiting, &attributes(8)));
+        let saved = Change::Modified {
+            inode: InodeNo(7),
+            closed: true,
+            by_path: false,
+        };
+        assert!(!is_repetition(&waiting, &saved));
     }
 }
