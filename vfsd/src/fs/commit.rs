@@ -3,6 +3,9 @@
 //! FLUSH is not close: a shell's redirection sends one from `dup2` before the first byte is written. So a FLUSH commits
 //! only when it comes from the process that opened the handle and bytes were written; the last close commits what is
 //! left, and nobody can be told of its failure then (`docs/SEMANTICS.md`, Writing).
+//!
+//! A commit before the close (append, fsync, rename) does not say that the handle closes: a notice does, later. It is
+//! sent at that FLUSH and waited for, because RELEASE has no caller: what the caller does next would overtake it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,15 +33,16 @@ pub(super) struct Carried {
 }
 
 impl FileSystem {
-    /// Whether a FLUSH of this handle may have something to commit.
+    /// Whether a FLUSH of this handle may have something to commit or to announce.
     pub fn is_due_at_flush(&self, id: HandleId) -> bool {
         let Some(Handle::File(handle)) = self.handles.handle(id) else {
             return false;
         };
         let mut state = handle.inode.state.lock();
-        state
-            .pending(id)
-            .is_some_and(|pending| pending.is_due_at_flush())
+        match state.pending(id) {
+            Some(pending) => pending.is_due_at_flush(),
+            None => handle.owes_close_notice.load(Ordering::Relaxed),
+        }
     }
 
     /// A descriptor of the handle was closed, not necessarily the last one.
@@ -49,21 +53,45 @@ impl FileSystem {
         let Some(Handle::File(handle)) = self.handles.handle(id) else {
             return Ok(());
         };
-        let replaces = match handle.inode.state.lock().pending(id) {
-            Some(pending) if pending.is_due_at_flush() => pending.dirty.replaces(),
-            _ => return Ok(()),
-        };
+        if !self.is_due_at_flush(id) {
+            return Ok(());
+        }
         // The thread that opened it needs no look into /proc, which takes longer than all else here.
         let is_opener_itself = caller.tid == handle.author.pid;
         if !is_opener_itself && caller.thread_group() != handle.opener {
             return Ok(());
         }
+        let replaces = match handle.inode.state.lock().pending(id) {
+            Some(pending) => pending.dirty.replaces(),
+            None => false,
+        };
         if replaces && self.is_wish(handle.inode.number) && caller.died_by_signal() {
             // Half a wish is worse than none: the old one stays.
             handle.inode.state.lock().forget_pending(id);
             return Ok(());
         }
-        self.commit_handle(&handle, true).await
+        self.commit_handle(&handle, true).await?;
+        self.give_close_notice(&handle).await;
+        Ok(())
+    }
+
+    /// Announces the close of a handle whose commits did not. Only a hint for watchers on other nodes: the bytes are
+    /// committed already, so it is no error of the close if it does not arrive. RELEASE tries once more then.
+    async fn give_close_notice(&self, handle: &Arc<FileHandle>) {
+        // A commit under way decides whether a notice is owed.
+        let _turn = handle.committing.lock().await;
+        if !handle.owes_close_notice.load(Ordering::Relaxed) || !self.is_in_tree(handle) {
+            return;
+        }
+        let notice = Command::CloseWrite {
+            inode: handle.inode.number,
+        };
+        match self.propose_for(handle, notice).await {
+            Ok(_) => handle.owes_close_notice.store(false, Ordering::Relaxed),
+            Err(failure) => {
+                tracing::debug!(inode = %handle.inode.number, %failure, "a close was not announced");
+            }
+        }
     }
 
     fn is_wish(&self, inode: InodeNo) -> bool {
@@ -104,12 +132,9 @@ impl FileSystem {
     async fn finish_handle(&self, handle: &Arc<FileHandle>) {
         if handle.inode.state.lock().pending(handle.id).is_some() {
             self.commit_leftover(handle).await;
-        } else if handle.owes_close_notice.load(Ordering::Relaxed) {
-            let notice = Command::CloseWrite {
-                inode: handle.inode.number,
-            };
-            // Only a hint for watchers on other nodes: nobody waits for it and it is not tried again.
-            let _ = self.propose_for(handle, notice).await;
+        } else {
+            // Owed when the opener did not close it by itself: a child wrote last, or the process had handed it on.
+            self.give_close_notice(handle).await;
         }
         self.end_handle_lock(handle).await;
         self.handles.close_inode(&handle.inode);

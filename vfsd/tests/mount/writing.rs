@@ -1,5 +1,6 @@
 //! When what was written is published, and as what. Each test quotes the sentence of docs/SEMANTICS.md that it shows.
 
+use std::io::BufRead;
 use std::time::{Duration, Instant};
 
 use crate::{Cluster, run};
@@ -23,6 +24,66 @@ PY
         [ "$(cat $B/mid/x)" = old ]; [ "$(cat $A/mid/x)" = old ]; [ "$(cat $B/plain)" = half ]
         "#,
     );
+}
+
+/// "A save without any of these (`>`) is one entry"; after an append or an `fsync` the close is "one more entry, which
+/// `close` waits for".
+#[test]
+fn a_plain_save_is_one_entry_and_the_close_of_an_append_is_another() {
+    let cluster = Cluster::start();
+    run(&cluster, "echo old > $A/mid/x");
+    for (script, entries) in [
+        ("echo new > $A/mid/x", 1),
+        ("echo more >> $A/mid/x", 2),
+        ("cat $A/mid/x > /dev/null", 0),
+        (
+            "python3 -c 'import os; f=open(\"'$A'/mid/x\",\"w\"); f.write(\"s\"); f.flush(); os.fsync(f); f.close()'",
+            2,
+        ),
+    ] {
+        let before = cluster.log.state().applied().0;
+        run(&cluster, script);
+        assert_eq!(
+            cluster.log.state().applied().0 - before,
+            entries,
+            "{script}"
+        );
+    }
+}
+
+/// "It is a hint: if it does not arrive, that is no error of the close."
+#[test]
+fn the_close_of_an_append_succeeds_without_a_majority() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        cat > hold.py <<'PY'
+import os, sys
+fd = os.open(os.environ['A'] + '/mid/x', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+os.write(fd, b'text')
+print('written', flush=True)
+sys.stdin.read()
+os.close(fd)
+PY
+        "#,
+    );
+    let mut child = std::process::Command::new("python3")
+        .arg("hold.py")
+        .current_dir(cluster.folder.path())
+        .env("A", cluster.path(1, ""))
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "written\n");
+    cluster.log.set_quorum(false);
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success(), "close(2) failed");
 }
 
 /// "`rename` and `link` carry the file's uncommitted bytes in the same entry."

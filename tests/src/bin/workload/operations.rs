@@ -1,24 +1,28 @@
 //! Random operations on a few names of one folder, from a seed.
 //!
-//! No appends: the notice that raises their IN_CLOSE_WRITE elsewhere is not waited for, so what follows may overtake
-//! it. No hard links: a write through one name is told under that name alone where it is made, and under all of them
-//! on the other nodes.
+//! Hard links are made among names of their own (`linked-`): a write through one name is told under that name alone
+//! where it is made, and under all of them on the other nodes.
 //!
 //! Invariants: only names that begin with the given prefix are touched, so several operators never meet on an object;
 //! an operation that its own earlier ones made impossible is skipped, and every other failure is an error.
 
-use std::fs::{self, FileTimes, OpenOptions, Permissions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 /// Names of one operator: few, so that operations meet on the same object.
 const NAMES: u32 = 12;
+
+/// Kinds of operations on names that are the only one of their object; the one above them makes hard links.
+const KINDS: u8 = 14;
 
 /// Performs `count` operations and prints those that were possible: name, number of the kind, other name.
 ///
@@ -27,9 +31,13 @@ const NAMES: u32 = 12;
 pub fn run(folder: &Path, prefix: &str, seed: u64, count: u32) -> Result<()> {
     let mut random = StdRng::seed_from_u64(seed);
     for _ in 0..count {
-        let path = folder.join(format!("{prefix}{}", random.random_range(0..NAMES)));
-        let other = folder.join(format!("{prefix}{}", random.random_range(0..NAMES)));
-        let operation = random.random_range(0..11_u8);
+        let (group, kinds) = match random.random_bool(0.3) {
+            true => ("linked-", 0..KINDS + 1),
+            false => ("", 0..KINDS),
+        };
+        let mut name = || folder.join(format!("{prefix}{group}{}", random.random_range(0..NAMES)));
+        let (path, other) = (name(), name());
+        let operation = random.random_range(kinds);
         match perform(operation, &path, &other, &mut random) {
             Ok(()) => println!("{} {operation} {}", path.display(), other.display()),
             Err(error) if is_in_the_way(&error) => {}
@@ -64,13 +72,25 @@ fn perform(
         7 => fs::create_dir(path),
         8 => fs::remove_dir(path),
         9 => symlink("nowhere/target", path),
-        _ => {
-            // Both times, as touch does: the kernel tells of the time of change alone in another way.
-            let time = UNIX_EPOCH + Duration::from_secs(random.random_range(0..1_000_000));
-            let times = FileTimes::new().set_accessed(time).set_modified(time);
-            fs::File::open(path)?.set_times(times)
-        }
+        // As a shell's `>>` does.
+        10 | 11 => OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path)?
+            .write_all(b"more"),
+        // As touch does, but for the descriptor that it opens for writing: closing one that wrote nothing is seen on
+        // its own node only.
+        12 => set_times(path, TimeSpec::UTIME_NOW, random),
+        // As `touch -m` does: the kernel tells of it as of a modification.
+        13 => set_times(path, TimeSpec::UTIME_OMIT, random),
+        _ => fs::hard_link(path, other),
     }
+}
+
+fn set_times(path: &Path, access: TimeSpec, random: &mut StdRng) -> std::io::Result<()> {
+    let modification = TimeSpec::new(random.random_range(0..1_000_000), 0);
+    let flag = UtimensatFlags::NoFollowSymlink;
+    Ok(utimensat(AT_FDCWD, path, &access, &modification, flag)?)
 }
 
 /// Whether what lies there already, or does not, is the reason.
