@@ -123,10 +123,14 @@ impl Replayer {
         let mut place: Option<Place> = None;
         while let Some(event) = self.queue.next() {
             let root = self.root.lock().clone();
-            if place.as_ref().map(|place| place.root.device)
-                != root.as_ref().map(|root| root.device)
-            {
-                // Between an unmount and the next mount nobody can watch.
+            let is_same = match (&place, &root) {
+                (Some(place), Some(root)) => Arc::ptr_eq(&place.root, root),
+                (None, None) => true,
+                _ => false,
+            };
+            if !is_same {
+                // The old mount ends with this descriptor. Until the next mount nobody can watch.
+                drop(place.take());
                 place = root.and_then(|root| self.enter(root));
             }
             if let Some(place) = &place {
@@ -169,6 +173,7 @@ impl Replayer {
     fn raise(&self, root: &Place, event: &Event) -> io::Result<()> {
         let (change, inode, replaced) = match event {
             Event::Rescan(directory) => return self.touch_directory(root, *directory, Times::Both),
+            Event::MountChanged => return Ok(()),
             Event::Change {
                 change,
                 inode,

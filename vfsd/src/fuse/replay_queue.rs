@@ -32,6 +32,8 @@ pub enum Event {
     },
     /// Too much happened here to tell one by one.
     Rescan(InodeNo),
+    /// Nothing to raise: the mount is gone or another one.
+    MountChanged,
 }
 
 /// A name that an entry takes away from an inode.
@@ -107,6 +109,12 @@ impl ReplayQueue {
                 .contains_key(&(parent, name.to_vec(), inode))
     }
 
+    /// Lets the replay thread look at its mount, though nothing happens on other nodes.
+    pub fn mount_changed(&self) {
+        self.inner.lock().events.push_back(Event::MountChanged);
+        self.ready.notify_one();
+    }
+
     /// Ends the replay thread's wait for good.
     pub fn stop(&self) {
         self.inner.lock().stopped = true;
@@ -174,6 +182,8 @@ impl Inner {
         for event in self.events.drain(1..) {
             match event {
                 Event::Rescan(directory) => directories.extend([directory]),
+                // The replay thread looks at its mount at each event that is left.
+                Event::MountChanged => {}
                 Event::Change { change, inode, .. } => {
                     directories.extend(parents_of(&change, &inode));
                 }

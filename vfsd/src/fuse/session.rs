@@ -212,6 +212,8 @@ impl Shared {
                 continue;
             }
             *self.root.lock() = None;
+            // It has the old root open, and on an idle node no event would come.
+            self.queue.mount_changed();
             tracing::warn!(point = %self.point.display(), "somebody unmounted the tree; it is mounted anew");
             match self.mount_once() {
                 Ok(number) => device = number,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -211,6 +212,32 @@ fn a_tree_that_somebody_unmounts_is_mounted_anew() {
         3,
         "events are raised on the new mount"
     );
+}
+
+/// "The old mount ends with the last file that a user has open in it": also on a node where nothing happens.
+#[test]
+fn an_unmounted_tree_is_let_go_on_an_idle_node() {
+    let cluster = Cluster::start();
+    // An event of the root, which every kernel knows: the replay thread has entered the mount.
+    run(&cluster, "echo 1 > $A/mid/x; mkdir $A/d");
+    settle(&cluster);
+    let owners = || Arc::strong_count(&cluster.filesystems[1]);
+    // The adapter of each live connection is one of them.
+    let before = owners();
+    run(&cluster, "exec 3< $B/mid/x; umount -l $B; cat <&3");
+    let until = Instant::now() + DEADLINE;
+    while std::fs::read(cluster.path(2, "mid/x")).is_err() {
+        assert!(Instant::now() < until, "the tree did not come back");
+        std::thread::yield_now();
+    }
+    while owners() > before {
+        assert!(
+            Instant::now() < until,
+            "the old connection is still served: {} owners, {before} before",
+            owners()
+        );
+        std::thread::yield_now();
+    }
 }
 
 #[test]
