@@ -152,21 +152,9 @@ fn random_operations_of_three_nodes_raise_the_same_events_everywhere() -> Result
                 .map_or(line.as_str(), |(l, _)| l)
                 .to_owned()
         });
-        seen.push(by_object(unnumbered.collect()));
+        seen.push(unnumbered.collect::<Vec<_>>());
     }
-    let mut differences = Vec::new();
-    for object in seen.iter().flat_map(Events::keys).collect::<BTreeSet<_>>() {
-        let of = |events: &Events| events.get(object).cloned().unwrap_or_default();
-        let of_nodes: Vec<Vec<String>> = seen.iter().map(of).collect();
-        let acting = nodes
-            .iter()
-            .position(|node| object.starts_with(&format!(". {}-linked-", node.name())));
-        let wrong = match acting {
-            Some(acting) => first_missing(&of_nodes, acting),
-            None => first_difference(&of_nodes),
-        };
-        differences.extend(wrong.map(|at| format!("{object}: {at}")));
-    }
+    let differences = differences_of(&nodes.map(Node::name), seen);
     if let Some(first) = differences.first() {
         let name = first.split([' ', ':']).nth(1).unwrap_or_default();
         let concerns = |line: &&String| {
@@ -183,28 +171,66 @@ fn random_operations_of_three_nodes_raise_the_same_events_everywhere() -> Result
     Ok(())
 }
 
-/// Where an event of the acting node is missing on another, for a name of a file that may have several: there it is also
-/// told of what was done under the other names, which is a content or attribute event.
-fn first_missing(of_nodes: &[Vec<String>], acting: usize) -> Option<String> {
-    for (number, events) in of_nodes.iter().enumerate() {
-        let mut wanted = of_nodes[acting].iter().peekable();
-        for event in events {
-            let may_be_another_names = ["IN_MODIFY", "IN_CLOSE_WRITE", "IN_ATTRIB"]
-                .iter()
-                .any(|kind| event.ends_with(kind));
-            if wanted.next_if_eq(&event).is_none() && !may_be_another_names {
-                return Some(format!(
-                    "n{} saw {event}, not so n{}",
-                    number + 1,
-                    acting + 1
-                ));
+/// What the nodes saw differently, object by object.
+fn differences_of(nodes: &[&str], seen: Vec<Vec<String>>) -> Vec<String> {
+    let merged: Vec<Events> = seen.iter().cloned().map(by_object).collect();
+    let mut differences = Vec::new();
+    for object in merged
+        .iter()
+        .flat_map(Events::keys)
+        .collect::<BTreeSet<_>>()
+    {
+        let linked =
+            (nodes.iter()).position(|node| object.starts_with(&format!(". {node}-linked-")));
+        let wrong = match linked {
+            Some(acting) => {
+                let is_of =
+                    |line: &&String| line.rsplit_once(" IN_").is_some_and(|(o, _)| o == object);
+                let of = |lines: &Vec<String>| lines.iter().filter(is_of).cloned().collect();
+                missing(&seen.iter().map(of).collect::<Vec<_>>(), acting)
             }
-        }
-        if let Some(missing) = wanted.next() {
-            return Some(format!("n{} did not see {missing}", number + 1));
-        }
+            None => {
+                let of = |events: &Events| events.get(object).cloned().unwrap_or_default();
+                first_difference(&merged.iter().map(of).collect::<Vec<_>>())
+            }
+        };
+        differences.extend(wrong.map(|at| format!("{object}: {at}")));
     }
-    None
+    differences
+}
+
+/// Which node misses events of the acting one for a name of a file that may have several: there it is also told of what
+/// was done under the other names, which is a content or attribute event.
+fn missing(of_nodes: &[Vec<String>], acting: usize) -> Option<String> {
+    let own = &of_nodes[acting];
+    let other = (of_nodes.iter()).position(|all| !is_told_at_least(own, all))?;
+    Some(format!(
+        "n{} saw {own:?}, n{} {:?}",
+        acting + 1,
+        other + 1,
+        of_nodes[other]
+    ))
+}
+
+fn is_told_at_least(own: &[String], all: &[String]) -> bool {
+    let of_names = |events: &[String]| -> Vec<String> {
+        let some = events.iter().filter(|event| !may_be_of_another_name(event));
+        some.cloned().collect()
+    };
+    let between = |events| <[String]>::split(events, |event| !may_be_of_another_name(event));
+    of_names(own) == of_names(all)
+        && between(own).zip(between(all)).all(|(own, all)| {
+            let mut own = own.to_vec();
+            own.dedup();
+            let mut all = all.iter();
+            own.iter().all(|event| all.any(|told| told == event))
+        })
+}
+
+fn may_be_of_another_name(event: &str) -> bool {
+    ["IN_MODIFY", "IN_CLOSE_WRITE", "IN_ATTRIB"]
+        .iter()
+        .any(|kind| event.contains(kind))
 }
 
 /// Where the nodes' events of one object first differ, with what came around it.

@@ -126,16 +126,28 @@ impl Adapter {
         self.tickets.of(request.pid())
     }
 
-    /// Attributes of an inode that a ticket names: as they are now, but for its links, which are those of the entry.
-    /// One more reference of the kernel.
-    fn attr_for_replay(&self, inode: &Arc<Inode>) -> Attr {
+    /// Attributes of a node, for the request of a user or of the replay.
+    fn attr(&self, request: &Request, node: INodeNo) -> FsResult<Attr> {
+        let ticket = self.ticket(request);
+        match ticket.as_ref().and_then(|ticket| ticket.inode.as_ref()) {
+            Some(inode) if inode.number.0 == node.0 => Ok(self.attr_as_of_entry(inode)),
+            _ => self.fs.attr(node.0),
+        }
+    }
+
+    /// Attributes of an inode that a ticket names: as they are now, but for its links, which are those of the entry. A
+    /// link too few would tell the kernel too early that a file is gone for good, and it would make no link to it.
+    fn attr_as_of_entry(&self, inode: &Arc<Inode>) -> Attr {
         let now = self.fs.attr(inode.number.0);
-        // A link too few would tell the kernel too early that a file is gone for good.
-        let links = inode.links().max(1);
-        let attr = Attr {
-            links,
+        Attr {
+            links: inode.links().max(1),
             ..now.unwrap_or_else(|_| Attr::of(inode))
-        };
+        }
+    }
+
+    /// As [`Adapter::attr_as_of_entry`], with one more reference of the kernel.
+    fn attr_for_replay(&self, inode: &Arc<Inode>) -> Attr {
+        let attr = self.attr_as_of_entry(inode);
         self.fs.lookups().add(inode.number);
         if self.fs.state().tree().inode(inode.number).is_none() {
             self.fs.lookups().keep_gone(inode);
@@ -281,12 +293,12 @@ impl Filesystem for Adapter {
 
     fn getattr(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         _handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
-        attributes(reply)(self.fs.attr(node.0));
+        attributes(reply)(self.attr(request, node));
     }
 
     fn setattr(
@@ -308,7 +320,7 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         if self.ticket(request).is_some() {
-            return attributes(reply)(self.fs.attr(node.0));
+            return attributes(reply)(self.attr(request, node));
         }
         let (fs, caller) = (self.fs.clone(), caller(request));
         let (atime, mtime) = (atime.map(time_set), mtime.map(time_set));

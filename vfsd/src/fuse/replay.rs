@@ -222,6 +222,8 @@ impl Replayer {
         if link {
             let target = open_by_handle(root, inode.number, libc::O_PATH)?;
             return self.tickets.under(ticket, || {
+                // To a file that is gone since, the kernel would make no link: it learns the links of then first.
+                refresh(target.as_raw_fd())?;
                 link_at(target.as_raw_fd(), directory.as_raw_fd(), &path)
             });
         }
@@ -469,6 +471,22 @@ fn make_at(directory: RawFd, name: &CString, kind: &Kind) -> io::Result<()> {
     };
     // SAFETY: the path is a valid C string and the descriptor is open.
     check(unsafe { libc::mknodat(directory, name.as_ptr(), mode | 0o600, device) })
+}
+
+/// Makes the kernel ask for the attributes of what is open.
+fn refresh(file: RawFd) -> io::Result<()> {
+    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_FORCE_SYNC;
+    let mut seen = std::mem::MaybeUninit::<libc::statx>::uninit();
+    // SAFETY: the path is a valid C string, the descriptor is open, the buffer is large enough.
+    check(unsafe {
+        libc::statx(
+            file,
+            c"".as_ptr(),
+            flags,
+            libc::STATX_NLINK,
+            seen.as_mut_ptr(),
+        )
+    })
 }
 
 fn link_at(target: RawFd, directory: RawFd, name: &CString) -> io::Result<()> {
