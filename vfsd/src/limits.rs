@@ -188,5 +188,5 @@ const _: () = assert!(
 );
 const _: () = assert!(FILE_BYTES_MAX as usize + ENTRY_OVERHEAD_MAX <= ENTRY_BYTES_MAX);
 
-/// Notices to the kernel that wait; each only saves work, so one too many is dropped.
-pub const NOTICES_MAX: usize = 1_024;
+/// Directories that the kernel is still to be told of as unneeded; each notice only saves work, so one too many is dropped.
+pub const UNNEEDED_MAX: usize = 1_024;

@@ -24,31 +24,21 @@ use crate::state_machine::outcome::Change;
 
 /// A mount as the replay thread knows it. Holds no descriptor: the replay thread has a table of its own.
 pub struct MountRoot {
-    /// Device number of the mount.
-    pub device: u64,
-    /// To the thread that talks to this mount's connection.
-    pub notices: SyncSender<Notice>,
+    /// Directories that nobody may need, to the thread that tells this mount's connection.
+    pub unneeded: SyncSender<InodeNo>,
 }
 
-/// What the kernel is told outside of any request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Notice {
-    /// Pages of mappings of this inode may be old.
-    Invalidate(InodeNo),
-    /// Nobody may need this directory: drop it from the cache if so.
-    Prune(InodeNo),
-}
-
-/// Tells the kernel what comes, until nobody can send any more.
-pub fn notify(notifier: &fuser::Notifier, device: &File, notices: &Receiver<Notice>) {
-    for notice in notices {
-        let told = match notice {
-            Notice::Invalidate(inode) => notifier.inval_inode(fuser::INodeNo(inode.0), 0, 0),
-            Notice::Prune(inode) => prune(device, inode),
-        };
-        if let Err(error) = told {
+/// Tells the kernel of directories that nobody may need, until nobody can send any more.
+///
+/// This thread has the connection open, so it must never wait for an answer on it: killed, the daemon would stay for
+/// ever (see [`Replayer::run`]). Pruning waits for none: the kernel looks the inode up in its cache and drops its
+/// unused entries; a directory has no pages here whose lock or writeback could be waited for. Dropping the pages of a
+/// file by `FUSE_NOTIFY_INVAL_INODE` does wait for both, hence for this daemon: the replay thread does that by an open.
+pub fn prune_unneeded(device: &File, unneeded: &Receiver<InodeNo>) {
+    for directory in unneeded {
+        if let Err(error) = prune(device, directory) {
             // A mount that ends, or an older kernel: the replay does more than it must, and nothing else.
-            tracing::trace!(?notice, %error, "the kernel was not told");
+            tracing::trace!(%directory, %error, "the kernel does not prune");
         }
     }
 }
@@ -77,9 +67,9 @@ struct Place {
 }
 
 impl Place {
-    fn tell(&self, notice: Notice) {
+    fn is_unneeded(&self, directory: InodeNo) {
         // A full queue or an ending mount: the notice only saves work.
-        let _ = self.root.notices.try_send(notice);
+        let _ = self.root.unneeded.try_send(directory);
     }
 }
 
@@ -231,7 +221,7 @@ impl Replayer {
             make_at(directory.as_raw_fd(), &path, &inode.kind)
         })?;
         if inode.is_directory() {
-            root.tell(Notice::Prune(inode.number));
+            root.is_unneeded(inode.number);
         }
         Ok(())
     }
@@ -325,9 +315,11 @@ impl Replayer {
             // Nothing but its time of modification can have changed.
             return self.touch_times(root, inode, Times::Modification);
         }
-        if self.fs.is_open(inode.number) {
-            // Pages of mappings may be old now.
-            root.tell(Notice::Invalidate(inode.number));
+        if self.fs.is_open(inode.number)
+            && let Err(error) = self.drop_pages(root, inode)
+        {
+            // Watchers are told all the same.
+            tracing::debug!(inode = %inode.number, %error, "mappings may show old bytes");
         }
         // The size changes nothing: the adapter answers with what it is by then.
         let size = self.fs.attr(inode.number.0).map_or(0, |attr| attr.size);
@@ -335,6 +327,18 @@ impl Replayer {
         self.on_each_name(root, inode, |directory, path| {
             touch_content_at(directory, path, touch, size)
         })
+    }
+
+    /// Drops this kernel's pages of a file: those of mappings may be old. Opening the file does it, as the answer to the
+    /// open does not say that the cache is kept.
+    fn drop_pages(&self, root: &Place, inode: &Arc<Inode>) -> io::Result<()> {
+        let ticket = Ticket {
+            before: Vec::new(),
+            inode: Some(inode.clone()),
+        };
+        let flags = libc::O_RDONLY | libc::O_NONBLOCK;
+        let open = || open_by_handle(root, inode.number, flags);
+        self.tickets.under(ticket, open).map(drop)
     }
 
     fn touch_times(&self, root: &Place, inode: &Arc<Inode>, times: Times) -> io::Result<()> {

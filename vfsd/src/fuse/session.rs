@@ -1,11 +1,15 @@
 //! The mount of one node: made, watched, made anew after an unmount, and taken down.
 //!
 //! The mount is made with `mount(2)` directly, so that nothing but [`Mount::stop`] ever unmounts it.
+//!
+//! Invariant: no thread that shares the daemon's descriptor table, which holds the connection, waits for an answer on the
+//! mount. The kernel does not let a killed thread go whose request has been read; a killed daemon would wait for
+//! itself, and the connection would not end because the waiting thread holds it open. What has to touch the mount is the
+//! replay thread, which has a table of its own. So the mount is found in `/proc/self/mountinfo`, not by `stat(2)`.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,12 +21,14 @@ use parking_lot::Mutex;
 
 use super::adapter::Adapter;
 use super::interrupts::Interrupts;
-use super::replay::{MountRoot, Replayer, notify};
+use super::replay::{MountRoot, Replayer, prune_unneeded};
 use super::replay_queue::ReplayQueue;
 use super::tickets::Tickets;
 use crate::fs::FileSystem;
-use crate::limits::{FUSE_THREADS, FUSE_WRITE_BYTES_MAX, MOUNT_CHECK_EVERY_MS, NOTICES_MAX};
+use crate::limits::{FUSE_THREADS, FUSE_WRITE_BYTES_MAX, MOUNT_CHECK_EVERY_MS, UNNEEDED_MAX};
 use crate::state_machine::ids::NodeId;
+
+const MOUNT_TABLE: &str = "/proc/self/mountinfo";
 
 /// Why the tree cannot be mounted.
 #[derive(Debug, thiserror::Error)]
@@ -113,12 +119,13 @@ impl Mount {
     /// Takes the mount down: at once for new calls; open files go on until the process ends.
     pub fn stop(mut self) {
         self.shared.stopping.store(true, Ordering::Release);
-        self.shared.queue.stop();
-        // Its descriptors would keep the mount alive.
-        *self.shared.root.lock() = None;
+        // The replay thread has the root open until it is told to stop: the last use of the mount, which may have to
+        // wait for pages to be written, ends on that thread and not on this one.
         if let Err(error) = umount2(&self.shared.point, MntFlags::MNT_DETACH) {
             tracing::warn!(point = %self.shared.point.display(), %error, "the mount is gone already");
         }
+        self.shared.queue.stop();
+        *self.shared.root.lock() = None;
         for thread in [self.replay.take(), self.watch.take()]
             .into_iter()
             .flatten()
@@ -131,8 +138,8 @@ impl Mount {
 }
 
 impl Shared {
-    /// Mounts and serves. Returns the device number of the new mount.
-    fn mount_once(&self) -> Result<u64, MountError> {
+    /// Mounts and serves. Returns the device number of the new mount, as the mount table writes it.
+    fn mount_once(&self) -> Result<String, MountError> {
         let refused = |cause: io::Error| MountError::Refused {
             point: self.point.display().to_string(),
             cause,
@@ -162,7 +169,7 @@ impl Shared {
         })
     }
 
-    fn serve(&self, device: File) -> io::Result<u64> {
+    fn serve(&self, device: File) -> io::Result<String> {
         let adapter = Adapter {
             fs: self.fs.clone(),
             tickets: self.tickets.clone(),
@@ -180,26 +187,23 @@ impl Shared {
             fuser::SessionACL::All,
             config,
         )?;
-        let notifier = session.notifier();
-        let (notices, told) = std::sync::mpsc::sync_channel(NOTICES_MAX);
+        let (unneeded, told) = std::sync::mpsc::sync_channel(UNNEEDED_MAX);
         // Its threads end by themselves with the last use of this mount; there is nothing to join.
         drop(session.spawn()?);
-        drop(spawn("notify", move || notify(&notifier, &kept, &told))?);
-        let number = std::fs::metadata(&self.point)?.dev();
-        *self.root.lock() = Some(Arc::new(MountRoot {
-            device: number,
-            notices,
-        }));
-        Ok(number)
+        drop(spawn("prune", move || prune_unneeded(&kept, &told))?);
+        let table = std::fs::read_to_string(MOUNT_TABLE)?;
+        let number = devices_at(&table, &self.point).last().ok_or_else(|| {
+            io::Error::other("the new mount is gone from the mount table already")
+        })?;
+        *self.root.lock() = Some(Arc::new(MountRoot { unneeded }));
+        Ok(number.to_owned())
     }
 
     /// Watches the mount table. After an unmount by somebody else our descriptors are closed, so that the old mount can
     /// end, and the tree is mounted anew.
-    fn watch(&self, mut device: u64) {
-        let Ok(table) = File::open("/proc/self/mountinfo") else {
-            return tracing::error!(
-                "/proc/self/mountinfo cannot be read: an unmount will not be noticed"
-            );
+    fn watch(&self, mut device: String) {
+        let Ok(table) = File::open(MOUNT_TABLE) else {
+            return tracing::error!("{MOUNT_TABLE} cannot be read: an unmount will not be noticed");
         };
         while !self.stopping.load(Ordering::Acquire) {
             let mut waiting = [PollFd::new(
@@ -208,7 +212,7 @@ impl Shared {
             )];
             // The time limit lets a stop through; a failed poll looks again as well.
             let _ = poll(&mut waiting, PollTimeout::from(MOUNT_CHECK_EVERY_MS));
-            if is_mounted(&self.point, device) || self.stopping.load(Ordering::Acquire) {
+            if is_mounted(&self.point, &device) || self.stopping.load(Ordering::Acquire) {
                 continue;
             }
             *self.root.lock() = None;
@@ -226,19 +230,19 @@ impl Shared {
 }
 
 /// Whether the mount with this device number is still at `point`.
-fn is_mounted(point: &Path, device: u64) -> bool {
-    let number = format!(
-        "{}:{}",
-        nix::sys::stat::major(device),
-        nix::sys::stat::minor(device)
-    );
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    table.lines().any(|line| {
-        let mut fields = line.split(' ');
-        fields.nth(2) == Some(&number)
-            && fields
-                .nth(1)
-                .is_some_and(|at| Path::new(&unescape(at)) == point)
+fn is_mounted(point: &Path, device: &str) -> bool {
+    let table = std::fs::read_to_string(MOUNT_TABLE).unwrap_or_default();
+    devices_at(&table, point).any(|mounted| mounted == device)
+}
+
+/// Device numbers of our mounts at `point`, the topmost last.
+fn devices_at<'a>(table: &'a str, point: &Path) -> impl Iterator<Item = &'a str> {
+    table.lines().filter_map(move |line| {
+        let (place, kind) = line.split_once(" - ")?;
+        let mut fields = place.split(' ').skip(2);
+        let (device, at) = (fields.next()?, fields.nth(1)?);
+        let is_ours = kind.starts_with("fuse.vfsd ") && Path::new(&unescape(at)) == point;
+        is_ours.then_some(device)
     })
 }
 
@@ -256,6 +260,7 @@ fn prepare(point: &Path) -> Result<PathBuf, MountError> {
         point: point.display().to_string(),
         cause,
     };
+    // Before this daemon has a connection: only an earlier one could be waited for.
     if let Err(error) = std::fs::metadata(point)
         && error.raw_os_error() == Some(libc::ENOTCONN)
     {
@@ -276,6 +281,19 @@ mod tests {
     #[test]
     fn mount_points_with_blanks_are_found() {
         assert_eq!(unescape("/a\\040b\\134c"), "/a b\\c");
-        assert!(!is_mounted(Path::new("/nowhere"), 0));
+        assert!(!is_mounted(Path::new("/nowhere"), "0:0"));
+    }
+
+    #[test]
+    fn our_topmost_mount_at_a_point_is_found_in_the_mount_table() {
+        let table = "20 1 8:1 / / rw shared:1 - ext4 /dev/sda rw\n\
+            30 20 0:41 / /a\\040b rw,nosuid - fuse.vfsd vfsd rw\n\
+            31 30 0:42 / /a\\040b rw,nosuid shared:2 master:1 - fuse.vfsd vfsd rw\n\
+            32 20 0:43 / /vfs rw - fuse.other vfsd rw\n\
+            33 torn";
+        let at = |point| devices_at(table, Path::new(point)).collect::<Vec<_>>();
+        assert_eq!(at("/a b"), ["0:41", "0:42"]);
+        assert!(at("/vfs").is_empty(), "somebody else's");
+        assert!(at("/").is_empty());
     }
 }

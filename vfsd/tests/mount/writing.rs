@@ -176,6 +176,35 @@ PY
     );
 }
 
+/// "A mapping shows what other nodes committed once its event is raised."
+#[test]
+fn a_mapping_shows_what_another_node_committed() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        echo old > $A/map
+        python3 - <<'PY'
+import mmap, os, time
+a, b = os.environ['A'], os.environ['B']
+with open(b + '/map', 'rb') as f:
+    m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)
+    assert m[:4] == b'old\n'
+    def until(expected):
+        deadline = time.monotonic() + 20
+        while m[:len(expected)] != expected:
+            assert time.monotonic() < deadline, m[:]
+    with open(a + '/map', 'w') as other: other.write('new\n')
+    until(b'new\n')
+    fd = os.open(a + '/map', os.O_WRONLY)
+    os.write(fd, b'two')
+    os.fsync(fd)
+    until(b'two\n')
+PY
+        "#,
+    );
+}
+
 /// "A caller that waits ends on SIGKILL."
 #[test]
 fn a_killed_caller_does_not_wait_for_a_majority() {
