@@ -7,6 +7,7 @@
 mod events;
 mod locks;
 mod random_events;
+mod reading;
 mod shared_log;
 mod shell;
 mod writing;

@@ -205,6 +205,149 @@ PY
     );
 }
 
+/// "Of two nodes that write different ranges both stay; for one range the later commit stands."
+#[test]
+fn ranges_of_two_nodes_stay() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        printf 'aaaabbbbcccc' > $A/x
+        python3 - <<'PY'
+import os
+one, other = [os.open(os.environ[m] + '/x', os.O_WRONLY) for m in 'AB']
+os.pwrite(one, b'1111', 0)
+os.pwrite(other, b'2222', 8)
+os.pwrite(one, b'1', 4)
+os.pwrite(other, b'2', 4)
+os.close(other)
+os.close(one)
+assert open(os.environ['B'] + '/x').read() == '11111bbb2222'
+PY
+        "#,
+    );
+}
+
+/// "A FLUSH commits if it comes from the process that opened the file", and "the last close commits what is left".
+#[test]
+fn a_childs_close_commits_nothing_and_the_last_close_commits_what_it_wrote() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        echo old > $A/x
+        python3 - <<'PY'
+import os, time
+path, seen = os.environ['A'] + '/x', os.environ['B'] + '/x'
+fd = os.open(path, os.O_WRONLY | os.O_TRUNC)
+os.close(os.dup(fd))
+assert open(seen).read() == 'old\n', 'a moved descriptor publishes nothing'
+if os.fork() == 0:
+    os.write(fd, b'child')
+    os._exit(0)
+os.wait()
+assert open(seen).read() == 'old\n', 'the close of a child publishes nothing'
+assert open(path).read() == 'child', 'processes of one node see it at once'
+os.close(fd)
+deadline = time.monotonic() + 20
+while open(seen).read() != 'child':
+    assert time.monotonic() < deadline
+PY
+        "#,
+    );
+}
+
+/// A FLUSH commits, and "its error is the error of that `close`".
+#[test]
+fn a_close_that_cannot_be_committed_fails() {
+    let cluster = Cluster::start();
+    run(&cluster, "echo old > $A/mid/x");
+    let path = std::ffi::CString::new(
+        cluster
+            .path(1, "mid/x")
+            .into_os_string()
+            .into_encoded_bytes(),
+    );
+    let path = path.unwrap();
+    // SAFETY: the path is a valid C string.
+    let file = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_TRUNC) };
+    assert!(file >= 0);
+    // SAFETY: the buffer holds three bytes.
+    assert_eq!(unsafe { libc::write(file, c"new".as_ptr().cast(), 3) }, 3);
+    cluster.log.set_quorum(false);
+    // SAFETY: the descriptor is this test's own and is closed once.
+    let closed = unsafe { libc::close(file) };
+    let error = std::io::Error::last_os_error();
+    assert_eq!(closed, -1, "nobody was told that the save is not committed");
+    assert!(
+        matches!(error.raw_os_error(), Some(libc::EROFS | libc::EIO)),
+        "{error}"
+    );
+    assert_eq!(run(&cluster, "cat $B/mid/x"), "old\n");
+    cluster.log.set_quorum(true);
+}
+
+/// "What a handle writes is ... committed ... at each write of an `O_SYNC` handle."
+#[test]
+fn a_synchronous_write_is_committed_before_it_returns() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        python3 - <<'PY'
+import os
+fd = os.open(os.environ['A'] + '/x', os.O_WRONLY | os.O_CREAT | os.O_SYNC)
+for text in ('one', 'two'):
+    os.pwrite(fd, text.encode(), 0)
+    assert open(os.environ['B'] + '/x').read() == text
+PY
+        "#,
+    );
+}
+
+/// "A content entry carries the time of the last write; a later `utimens` wins even if the content is committed after it."
+#[test]
+fn an_explicit_time_outlives_the_commit_of_earlier_bytes() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        python3 - <<'PY'
+import os
+path = os.environ['A'] + '/x'
+fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+os.write(fd, b'text')
+os.utime(path, (1000000000, 1000000000))
+os.close(fd)
+seen = os.stat(os.environ['B'] + '/x')
+assert seen.st_mtime == 1000000000 and seen.st_size == 4, seen
+PY
+        "#,
+    );
+}
+
+/// "Stores through a shared mapping are committed by `msync`, `fsync`, a close, or after a second."
+#[test]
+fn a_store_through_a_mapping_is_committed_by_msync() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        python3 - <<'PY'
+import mmap, os
+path, seen = os.environ['A'] + '/x', os.environ['B'] + '/x'
+open(path, 'w').write('old')
+with open(path, 'r+b') as f:
+    m = mmap.mmap(f.fileno(), 3)
+    m[:] = b'new'
+    assert open(seen).read() == 'old'
+    m.flush()
+    assert open(seen).read() == 'new'
+PY
+        "#,
+    );
+}
+
 /// "A caller that waits ends on SIGKILL."
 #[test]
 fn a_killed_caller_does_not_wait_for_a_majority() {

@@ -1,0 +1,66 @@
+//! Which bytes a reader sees. Each test quotes the sentence of docs/SEMANTICS.md that it shows.
+
+use crate::{Cluster, run};
+
+/// "A read at offset 0 moves to the newest version; ... otherwise a reader goes on in its version, so `cat` and `cp` never
+/// join two versions that another node made."
+#[test]
+fn a_reader_never_joins_two_versions() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        python3 - <<'PY'
+import os
+a, b = os.environ['A'] + '/mid/x', os.environ['B'] + '/mid/x'
+open(a, 'w').write('1' * 100)
+reader = os.open(b, os.O_RDONLY)
+assert os.read(reader, 50) == b'1' * 50
+open(a, 'w').write('2' * 300)
+assert os.read(reader, 500) == b'1' * 50
+assert os.read(reader, 500) == b'', 'a rewritten file ends where its old version ended'
+assert os.pread(reader, 500, 0) == b'2' * 300
+PY
+        "#,
+    );
+}
+
+/// "A read at the end moves on if bytes were only added since (`tail -f`)."
+#[test]
+fn a_reader_at_the_end_follows_what_is_appended() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        echo one > $A/log; exec 3< $B/log; [ "$(cat <&3)" = one ]
+        echo two >> $A/log; [ "$(cat <&3)" = two ]
+        echo 3 > $A/log; [ "$(cat <&3)" = '' ]
+        "#,
+    );
+}
+
+/// "Always with this node's own completed writes", and "writes of this node show at once".
+#[test]
+fn a_node_reads_its_own_writes() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        echo old > $A/x; exec 3< $A/x; read -r line <&3; [ "$line" = old ]
+        for i in $(seq 50); do echo $i > $A/x; [ "$(cat $A/x)" = $i ]; done
+        echo old > $B/x; [ "$(cat $B/x)" = old ]
+        "#,
+    );
+}
+
+/// "`fsync` of a descriptor of the directory `/.vfs` is a barrier."
+#[test]
+fn the_barrier_is_an_fsync_of_the_virtual_directory() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        echo new > $A/x; sync $B/.vfs; [ "$(cat $B/x)" = new ]; sync $B/mid
+        "#,
+    );
+}
