@@ -188,5 +188,6 @@ const _: () = assert!(
 );
 const _: () = assert!(FILE_BYTES_MAX as usize + ENTRY_OVERHEAD_MAX <= ENTRY_BYTES_MAX);
 
-/// Directories that the kernel is still to be told of as unneeded; each notice only saves work, so one too many is dropped.
+/// Directories that the kernel is still to be told of as unneeded; each notice only saves work, so one too many is
+/// dropped.
 pub const UNNEEDED_MAX: usize = 1_024;

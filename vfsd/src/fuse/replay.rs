@@ -329,8 +329,8 @@ impl Replayer {
         })
     }
 
-    /// Drops this kernel's pages of a file: those of mappings may be old. Opening the file does it, as the answer to the
-    /// open does not say that the cache is kept.
+    /// Drops this kernel's pages of a file: those of mappings may be old. Opening the file does it, as the answer to
+    /// the open does not say that the cache is kept.
     fn drop_pages(&self, root: &Place, inode: &Arc<Inode>) -> io::Result<()> {
         let ticket = Ticket {
             before: Vec::new(),

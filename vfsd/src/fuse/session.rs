@@ -2,10 +2,10 @@
 //!
 //! The mount is made with `mount(2)` directly, so that nothing but [`Mount::stop`] ever unmounts it.
 //!
-//! Invariant: no thread that shares the daemon's descriptor table, which holds the connection, waits for an answer on the
-//! mount. The kernel does not let a killed thread go whose request has been read; a killed daemon would wait for
-//! itself, and the connection would not end because the waiting thread holds it open. What has to touch the mount is the
-//! replay thread, which has a table of its own. So the mount is found in `/proc/self/mountinfo`, not by `stat(2)`.
+//! Invariant: no thread that shares the daemon's descriptor table, which holds the connection, waits for an answer on
+//! the mount. The kernel does not let a killed thread go whose request has been read; a killed daemon would wait for
+//! itself, and the connection would not end because the waiting thread holds it open. What has to touch the mount is
+//! the replay thread, which has a table of its own. So the mount is found in `/proc/self/mountinfo`, not by `stat(2)`.
 
 use std::fs::File;
 use std::io;

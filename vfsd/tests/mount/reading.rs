@@ -2,8 +2,8 @@
 
 use crate::{Cluster, run};
 
-/// "A read at offset 0 moves to the newest version; ... otherwise a reader goes on in its version, so `cat` and `cp` never
-/// join two versions that another node made."
+/// "A read at offset 0 moves to the newest version; ... otherwise a reader goes on in its version, so `cat` and `cp`
+/// never join two versions that another node made."
 #[test]
 fn a_reader_never_joins_two_versions() {
     let cluster = Cluster::start();

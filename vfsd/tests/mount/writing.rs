@@ -51,7 +51,7 @@ fn a_plain_save_is_one_entry_and_the_close_of_an_append_is_another() {
     }
 }
 
-/// "It is a hint: if it does not arrive, that is no error of the close."
+/// "The notice is a hint: if it does not arrive, that is no error of the close."
 #[test]
 fn the_close_of_an_append_succeeds_without_a_majority() {
     let cluster = Cluster::start();
@@ -305,7 +305,8 @@ PY
     );
 }
 
-/// "A content entry carries the time of the last write; a later `utimens` wins even if the content is committed after it."
+/// "A content entry carries the time of the last write; a later `utimens` wins even if the content is committed after
+/// it."
 #[test]
 fn an_explicit_time_outlives_the_commit_of_earlier_bytes() {
     let cluster = Cluster::start();
