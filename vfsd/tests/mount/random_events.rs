@@ -20,6 +20,12 @@ const OPERATIONS: usize = 600;
 /// Operations on names that only this node uses: what two nodes do to one name has no order that both could see. Hard
 /// links are made among names of their own, `l` and a digit: those are told of what was done under another name too.
 fn operate(directory: &Path, prefix: &str, mut rng: StdRng) {
+    // Other tests of this process start programs: between fork and exec those would share the files that are open here,
+    // and a close would be the last one only when they have started.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES).unwrap();
+    // SAFETY: the table is this thread's own from here on, and it has opened nothing yet.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
+    assert_eq!(closed, 0);
     for _ in 0..OPERATIONS {
         let links = rng.random_bool(0.4);
         let name = |rng: &mut StdRng| {
