@@ -25,5 +25,5 @@ if [ "$(id -u)" != 0 ]; then
     echo "error: mounting needs root" >&2
     exit 1
 fi
-cargo build --release -q -p vfsd
+cargo build --release -q -p vfsd -p dsm-agent
 exec cargo bench -q -p vfsd --bench store -- --vfsd "$PWD/target/release/vfsd" "$@"

@@ -14,6 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::Plan;
+use crate::agents::{self, Place};
 use crate::report::Report;
 use crate::samples::{save, times};
 
@@ -69,6 +70,7 @@ pub fn measure(plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
     ] {
         report.number(key, label, cluster.rate(writers)?);
     }
+    agents::measure(plan, &cluster.places(), report)?;
     let memory = cluster.daemons[leader].rss_mib()?;
     report.number("rss_mib", "memory of the leader, MiB", memory);
     let gaps = (0..plan.kills).map(|_| cluster.leader_kill_gap());
@@ -206,6 +208,15 @@ impl<'a> Cluster<'a> {
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(String::from_utf8(output.stdout)?)
+    }
+
+    fn places(&self) -> Vec<Place> {
+        let place = |daemon: &Daemon| Place {
+            node: daemon.name.clone(),
+            mount: daemon.mount.clone(),
+            data: daemon.data.clone(),
+        };
+        self.daemons.iter().map(place).collect()
     }
 
     /// Which daemon leads.

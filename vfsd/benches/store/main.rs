@@ -4,6 +4,7 @@
 //! installed), a raw round of our own Raft, log and TLS without a filesystem, and a filesystem of FUSE alone. Nothing
 //! in here passes or fails: absolute numbers drift from machine to machine and from hour to hour.
 
+mod agents;
 mod cluster;
 mod etcd;
 mod floor;

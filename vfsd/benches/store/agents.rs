@@ -1,0 +1,166 @@
+//! From a wish to the first step: three agents on the mounts, and the driver `file`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+
+use crate::Plan;
+use crate::report::Report;
+
+const WITHIN: Duration = Duration::from_secs(60);
+const WISHES: usize = 20;
+const KEY: &str = "first_started_ms";
+const LABEL: &str = "close of a wish to the first step's started";
+
+/// A node's mount, and the data directory of its daemon.
+pub struct Place {
+    /// Name of the node.
+    pub node: String,
+    /// Mount point.
+    pub mount: PathBuf,
+    /// Data directory of vfsd.
+    pub data: PathBuf,
+}
+
+/// Agents that end with this value.
+struct Agents(Vec<Child>);
+
+impl Drop for Agents {
+    fn drop(&mut self) {
+        for agent in &mut self.0 {
+            // What has ended already is what we want.
+            let _ = agent.kill();
+            let _ = agent.wait();
+        }
+    }
+}
+
+/// Adds the rows of the agents, or why they are not there.
+pub fn measure(plan: &Plan, places: &[Place], report: &mut Report) -> anyhow::Result<()> {
+    let program = plan.vfsd.with_file_name("dsm-agent");
+    if !program.exists() {
+        let why = format!("{} is not there", program.display());
+        report.absent(KEY, LABEL, why);
+        return Ok(());
+    }
+    let mut agents = Agents(Vec::new());
+    for place in places {
+        agents.0.push(start(plan, &program, place)?);
+    }
+    let bench = Bench {
+        mount: places[0].mount.clone(),
+        nodes: places.iter().map(|place| place.node.clone()).collect(),
+        file: plan.dir.join("deployed"),
+    };
+    let samples = (0..=WISHES)
+        .map(|number| bench.first_started(number))
+        .collect::<anyhow::Result<Vec<f64>>>()?;
+    // The first one makes the record's folders.
+    report.times(KEY, LABEL, samples[1..].to_vec());
+    let entries = bench.entries_of_an_idle_pass()?;
+    let label = "entries of a pass with nothing to do";
+    report.number("idle_pass_entries", label, entries);
+    fs::remove_file(bench.wish())?;
+    wait_for("the removal", || bench.phase("Removed").then_some(()))
+}
+
+fn start(plan: &Plan, program: &Path, place: &Place) -> anyhow::Result<Child> {
+    let log = fs::File::create(plan.dir.join(format!("{}-agent.log", place.node)))?;
+    Command::new(program)
+        .arg("--root")
+        .arg(&place.mount)
+        .arg("--vfsd-data-dir")
+        .arg(&place.data)
+        .args(["--config", "/dev/null", "run", "--state-dir"])
+        .arg(plan.dir.join(format!("{}-agent", place.node)))
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .with_context(|| program.display().to_string())
+}
+
+struct Bench {
+    mount: PathBuf,
+    nodes: Vec<String>,
+    file: PathBuf,
+}
+
+impl Bench {
+    fn wish(&self) -> PathBuf {
+        self.mount.join("mid/bench.json")
+    }
+
+    fn record(&self, path: &str) -> PathBuf {
+        self.mount.join("run/mid/bench").join(path)
+    }
+
+    fn save(&self, number: usize) -> anyhow::Result<()> {
+        let params = json!({"path": self.file, "content": format!("{number}\n")});
+        let wish = json!({"driver": "file", "nodes": self.nodes, "params": params});
+        Ok(fs::write(self.wish(), wish.to_string())?)
+    }
+
+    fn phase(&self, phase: &str) -> bool {
+        let status = fs::read(self.record("status.json")).unwrap_or_default();
+        let status: Value = serde_json::from_slice(&status).unwrap_or_default();
+        status["phase"] == phase
+    }
+
+    /// Milliseconds from the return of the save to the first `started` of its generation, by the clock of this machine.
+    fn first_started(&self, number: usize) -> anyhow::Result<f64> {
+        self.save(number)?;
+        let closed = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+        let generation = number + 1;
+        let name = format!("{generation:06}");
+        wait_for("a deployment", || {
+            let result = self.record(&format!("plans/{name}/result.json"));
+            (result.exists() && self.phase("Active")).then_some(())
+        })?;
+        let mut first = f64::INFINITY;
+        for node in &self.nodes {
+            let log = fs::read_to_string(self.record(&format!("log/{node}/{name}.jsonl")))?;
+            for line in log.lines() {
+                let line: Value = serde_json::from_str(line)?;
+                if line["ev"] == "started" {
+                    let at: jiff::Timestamp = line["at"].as_str().unwrap_or_default().parse()?;
+                    first = first.min(at.as_microsecond() as f64 / 1e6);
+                }
+            }
+        }
+        Ok((first - closed) * 1e3)
+    }
+
+    /// Log entries that the agents make of a save that changes nothing.
+    fn entries_of_an_idle_pass(&self) -> anyhow::Result<f64> {
+        let before = self.applied()?;
+        self.save(WISHES)?;
+        // Long enough for a pass of each agent; nothing tells of a pass that did nothing.
+        std::thread::park_timeout(Duration::from_secs(2));
+        Ok((self.applied()? - before - 1) as f64)
+    }
+
+    fn applied(&self) -> anyhow::Result<i64> {
+        let status = fs::read(self.mount.join(".vfs/status.json"))?;
+        let status: Value = serde_json::from_slice(&status)?;
+        status["applied"]
+            .as_i64()
+            .context("a status without applied")
+    }
+}
+
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> anyhow::Result<T> {
+    let until = Instant::now() + WITHIN;
+    loop {
+        if let Some(found) = look() {
+            return Ok(found);
+        }
+        if Instant::now() > until {
+            bail!("waited in vain for {what}");
+        }
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
