@@ -68,6 +68,10 @@ impl Pass<'_> {
             return Situation::Paused;
         }
         let (present, absent) = self.split_presence(&generation.intent.participants);
+        if let Some(reason) = self.fails_after_restart(generation) {
+            self.finish(generation, Outcome::Superseded, reason, "");
+            return Situation::Planning(Vec::new());
+        }
         if let Some((step, trace)) = generation.failure() {
             let busy = present.iter().any(|node| generation.is_running_on(node));
             if !busy {

@@ -4,8 +4,9 @@
 
 use std::collections::BTreeSet;
 
-use drivers::driver::{NodeName, Plan};
+use drivers::driver::{NodeName, Plan, Step};
 
+use super::log::{Ev, StepState};
 use super::pass::Pass;
 use super::record::{Outcome, PlannedStep, Reason, Trouble, WishRecord};
 use super::status::Situation;
@@ -65,6 +66,37 @@ impl Pass<'_> {
             step.title, step.node
         );
         self.finish(generation, Outcome::Superseded, reason, "");
+    }
+
+    /// Why the open generation cannot go on as planned: a step fails, and a node was restarted after steps of it were
+    /// done. What they made there may not have lasted (a service that runs, a file under `/run`), and only a new plan
+    /// asks for it again. It happens once a restart, because that plan's steps are done after it.
+    pub(super) fn fails_after_restart(&self, generation: &GenerationView) -> Option<String> {
+        let fails = |step: &&Step| {
+            let is_failed = matches!(
+                generation.state(&step.id),
+                StepState::FailedRetryable | StepState::FailedPermanent
+            );
+            // A lock that was lost is no failure.
+            is_failed
+                && generation
+                    .trace(&step.id)
+                    .is_some_and(|trace| trace.failures > 0)
+        };
+        let mut steps = generation.plan.steps.iter().map(|planned| &planned.step);
+        let failing = steps.find(fails)?;
+        let (node, _) = generation.logs.iter().find(|(node, log)| {
+            let presence = self.cluster.presence.get(*node);
+            presence.is_some()
+                && log.lines.iter().any(|line| {
+                    matches!(line.entry.ev, Ev::Succeeded | Ev::Adopted)
+                        && presence != Some(&line.fence)
+                })
+        })?;
+        Some(format!(
+            "{} fails, and {node} was restarted in between; what did not last is done again",
+            failing.title
+        ))
     }
 
     /// Whether the agent of `node` has taken presence anew since its last line.
