@@ -790,45 +790,30 @@ fn a_step_that_did_not_last_is_done_again_once_and_then_is_the_drivers_fault() {
     assert_eq!(end_without_effect(Reason::Resume, 4), Outcome::Superseded);
 }
 
-/// Decides about a generation in which a step was done under `fence_of_done`, and a later one failed under the present.
-fn fail_after_done(fence_of_done: u64, failures: &[Entry]) -> Vec<Action> {
-    let mut seen = converging();
-    let generation = seen.generation.as_mut().unwrap();
-    let second = Step {
-        id: "n1/second".into(),
-        needs: vec!["n1/do".into()],
-        ..step("n1")
-    };
-    generation.plan.steps.push(PlannedStep::of(second));
-    let done = [Ev::Started, Ev::Succeeded].map(|ev| (Entry::of(ev, "n1/do", 1), fence_of_done));
-    let failed = failures.iter().map(|entry| (entry.clone(), 5));
-    let mut bytes = Vec::new();
-    for (entry, fence) in done.into_iter().chain(failed) {
-        let log = NodeLog::parse("plan", &bytes).unwrap();
-        bytes.extend(log.next_line(entry, fence, "now".into()).unwrap());
-    }
-    let log = NodeLog::parse("plan", &bytes).unwrap();
-    generation.logs.insert("n1".into(), log);
-    decide(&mut planner(&["n1"]), &seen)
-}
-
 #[test]
 fn a_failure_after_a_restart_asks_for_a_new_plan() {
-    let failed = |ev: Ev| Entry {
+    let entry = |ev: Ev| Entry {
         err: (ev == Ev::Failed).then(|| LineError {
             code: "x".into(),
             retryable: true,
             msg: "m".into(),
             hint: String::new(),
         }),
-        ..Entry::of(ev, "n1/second", 1)
+        ..Entry::of(ev, "n1/do", 1)
     };
-    let superseded = |actions: &[Action]| matches!(actions, [Action::WriteResult { result, .. }] if result.outcome == Outcome::Superseded);
-    let failure = [Ev::Started, Ev::Failed].map(failed);
-    assert!(superseded(&fail_after_done(4, &failure)));
-    assert!(!superseded(&fail_after_done(5, &failure)), "no restart");
-    let lost = [Ev::Started, Ev::LockLost].map(failed);
-    assert!(!superseded(&fail_after_done(4, &lost)), "no failure");
+    let is_superseded = |end: Ev, observed_in: u64| {
+        let mut seen = converging();
+        with_log(&mut seen, &[entry(Ev::Started), entry(end)]);
+        let closed = observed_in == 0;
+        seen.observed
+            .insert("n1".into(), observed("n1", observed_in, closed, 0, false));
+        let actions = decide(&mut planner(&["n1"]), &seen);
+        matches!(actions.as_slice(),
+            [Action::WriteResult { result, .. }] if result.outcome == Outcome::Superseded)
+    };
+    assert!(is_superseded(Ev::Failed, 1));
+    assert!(!is_superseded(Ev::Failed, 0), "no restart");
+    assert!(!is_superseded(Ev::LockLost, 1), "no failure");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use drivers::driver::{NodeName, Plan, Step};
 
-use super::log::{Ev, StepState};
+use super::log::StepState;
 use super::pass::Pass;
 use super::record::{Outcome, PlannedStep, Reason, Trouble, WishRecord};
 use super::status::Situation;
@@ -68,9 +68,9 @@ impl Pass<'_> {
         self.finish(generation, Outcome::Superseded, reason, "");
     }
 
-    /// Why the open generation cannot go on as planned: a step fails, and a node was restarted after steps of it were
-    /// done. What they made there may not have lasted (a service that runs, a file under `/run`), and only a new plan
-    /// asks for it again. It happens once a restart, because that plan's steps are done after it.
+    /// Why the open generation cannot go on as planned: a step fails, and an agent was started since the plan was made.
+    /// What the plan rests on there may not have lasted (a service that runs, a file under `/run`), and only a new plan
+    /// asks for it again. It happens once a start: an agent observes an unfinished generation only when it starts.
     pub(super) fn fails_after_restart(&self, generation: &GenerationView) -> Option<String> {
         let fails = |step: &&Step| {
             let is_failed = matches!(
@@ -85,16 +85,12 @@ impl Pass<'_> {
         };
         let mut steps = generation.plan.steps.iter().map(|planned| &planned.step);
         let failing = steps.find(fails)?;
-        let (node, _) = generation.logs.iter().find(|(node, log)| {
-            let presence = self.cluster.presence.get(*node);
-            presence.is_some()
-                && log.lines.iter().any(|line| {
-                    matches!(line.entry.ev, Ev::Succeeded | Ev::Adopted)
-                        && presence != Some(&line.fence)
-                })
+        let (node, _) = self.view.observed.iter().find(|(node, seen)| {
+            let in_this_one = seen.answers.generation == generation.number();
+            in_this_one && self.cluster.presence.get(*node) == Some(&seen.answers.presence)
         })?;
         Some(format!(
-            "{} fails, and {node} was restarted in between; what did not last is done again",
+            "{} fails, and {node} was restarted since it was planned; what did not last is done again",
             failing.title
         ))
     }
