@@ -7,7 +7,7 @@ usage() {
     cat <<'TEXT'
 Usage: scripts/bench.sh [--json] [--quick]
 
-Builds in release mode and measures three daemons with a mount each on this machine, as root. Prints a table, or with
+Builds what would be installed and measures three daemons with a mount each on this machine, as root. Prints a table, or with
 --json one object. --quick takes a tenth of the samples: to see that it works, not to compare.
 
 etcd is measured too where its program is installed (apt-get install etcd-server).
@@ -25,5 +25,5 @@ if [ "$(id -u)" != 0 ]; then
     echo "error: mounting needs root" >&2
     exit 1
 fi
-cargo build --release -q -p vfsd -p dsm-agent
-exec cargo bench -q -p vfsd --bench store -- --vfsd "$PWD/target/release/vfsd" "$@"
+cargo build --profile dist -q -p vfsd -p dsm-agent
+exec cargo bench --profile dist -q -p vfsd --bench store -- --vfsd "$PWD/target/dist/vfsd" "$@"

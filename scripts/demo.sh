@@ -56,5 +56,5 @@ export CONTEXTOS_DEMO_LOG=$LOG
 # shellcheck disable=SC2086 # One word is one package.
 ensure_packages $BUILD_PACKAGES $NODE_PACKAGES
 ensure_cargo
-phase "build" cargo build --release --locked --workspace
+phase "build" cargo build --release --locked --bin vfsd --bin dsm-agent --bin testhosts
 exec "$TESTHOSTS" "$operation" "${@:2}"

@@ -6,7 +6,7 @@ usage() {
   cat <<'TEXT'
 Usage: scripts/install.sh [--destdir DIR]
 
-Builds in release mode and installs
+Builds (profile dist) and installs
   /usr/bin/vfsd  /usr/bin/dsm-agent
   /usr/lib/systemd/system/vfsd.service  /usr/lib/systemd/system/dsm-agent.service
 Nothing is started or enabled. With --destdir the files go below DIR, for packaging.
@@ -35,8 +35,8 @@ LOG=$(mktemp /tmp/contextos-install.XXXXXX.log)
 # shellcheck disable=SC2086 # One word is one package.
 [ -n "$DESTDIR" ] || ensure_packages $BUILD_PACKAGES fuse3
 ensure_cargo
-phase "build" cargo build --release --locked --workspace
-built=${CARGO_TARGET_DIR:-target}/release
+phase "build" cargo build --profile dist --locked --bin vfsd --bin dsm-agent
+built=${CARGO_TARGET_DIR:-target}/dist
 for program in vfsd dsm-agent; do
   install -D -m 755 "$built/$program" "$DESTDIR/usr/bin/$program"
   install -D -m 644 "$program/systemd/$program.service" "$DESTDIR/usr/lib/systemd/system/$program.service"

@@ -61,9 +61,9 @@ pub fn measure(plan: &Plan, places: &[Place], report: &mut Report) -> anyhow::Re
         .collect::<anyhow::Result<Vec<f64>>>()?;
     // The first one makes the record's folders.
     report.times(KEY, LABEL, samples[1..].to_vec());
-    let entries = bench.entries_of_an_idle_pass()?;
-    let label = "entries of a pass with nothing to do";
-    report.number("idle_pass_entries", label, entries);
+    let entries = bench.entries_while_idle(plan.idle_for)?;
+    let label = "log entries of idle agents";
+    report.number("idle_entries", label, entries);
     fs::remove_file(bench.wish())?;
     wait_for("the removal", || bench.phase("Removed").then_some(()))
 }
@@ -134,13 +134,18 @@ impl Bench {
         Ok((first - closed) * 1e3)
     }
 
-    /// Log entries that the agents make of a save that changes nothing.
-    fn entries_of_an_idle_pass(&self) -> anyhow::Result<f64> {
-        let before = self.applied()?;
-        self.save(WISHES)?;
-        // Long enough for a pass of each agent; nothing tells of a pass that did nothing.
-        std::thread::park_timeout(Duration::from_secs(2));
-        Ok((self.applied()? - before - 1) as f64)
+    /// Log entries while three agents look after a deployment that is as wished.
+    fn entries_while_idle(&self, during: Duration) -> anyhow::Result<f64> {
+        // What follows the last deployment (observations, status) is not idleness.
+        let mut before = self.applied()?;
+        wait_for("the agents to come to rest", || {
+            std::thread::park_timeout(Duration::from_secs(1));
+            let seen = std::mem::replace(&mut before, self.applied().ok()?);
+            (seen == before).then_some(())
+        })?;
+        // Nothing tells of a pass that did nothing: time is all that can be waited for.
+        std::thread::park_timeout(during);
+        Ok((self.applied()? - before) as f64)
     }
 
     fn applied(&self) -> anyhow::Result<i64> {

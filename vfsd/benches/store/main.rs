@@ -23,7 +23,7 @@ Usage: bench [--json] [--quick] [--vfsd PROGRAM] [--dir DIR]
 
   --json            print one JSON object instead of the table
   --quick           a tenth of the samples: to see that it works, not to compare
-  --vfsd PROGRAM    the release build to measure (default: target/release/vfsd)
+  --vfsd PROGRAM    the release build to measure (default: target/dist/vfsd)
   --dir DIR         where the data lies, on a real disk (default: /var/tmp)
 ";
 
@@ -37,6 +37,8 @@ pub struct Plan {
     pub samples: usize,
     /// How long parallel writers write.
     pub parallel_for: Duration,
+    /// How long idle agents are watched: over a minute, in which each observes once.
+    pub idle_for: Duration,
     /// How often the leader is killed.
     pub kills: usize,
 }
@@ -44,7 +46,7 @@ pub struct Plan {
 fn main() -> anyhow::Result<()> {
     let mut json = false;
     let mut quick = false;
-    let mut vfsd = PathBuf::from("target/release/vfsd");
+    let mut vfsd = PathBuf::from("target/dist/vfsd");
     let mut dir = PathBuf::from("/var/tmp");
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -75,13 +77,14 @@ fn main() -> anyhow::Result<()> {
     let plan = Plan {
         vfsd: vfsd.canonicalize().with_context(|| {
             format!(
-                "{} is not there; build it: cargo build --release -p vfsd",
+                "{} is not there; build it: cargo build --profile dist -p vfsd",
                 vfsd.display()
             )
         })?,
         dir: scratch.path().to_owned(),
         samples: if quick { 100 } else { 1000 },
         parallel_for: Duration::from_secs(if quick { 1 } else { 5 }),
+        idle_for: Duration::from_secs(if quick { 2 } else { 65 }),
         kills: if quick { 1 } else { 5 },
     };
     let report = measure(&plan)?;
