@@ -58,7 +58,7 @@ pub async fn change(core: &Arc<Core>, node: u64, change: ClusterChange) -> Resul
     if core.leading_term().is_none() {
         return Ok(Reply::NotLeader(None));
     }
-    tracing::info!(node, ?change, "asked to change the cluster");
+    tracing::info!(node, %change, "asked to change the cluster");
     let changed = match change {
         ClusterChange::TokenCreate(token) => create_token(core, token).await,
         ClusterChange::Promote { name } => promote(core, &name).await,

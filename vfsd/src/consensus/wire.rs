@@ -132,6 +132,20 @@ pub enum ClusterChange {
     },
 }
 
+impl std::fmt::Display for ClusterChange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::TokenCreate(token) => {
+                let expires = token.expires.secs;
+                write!(f, "a join token that expires at {expires} (Unix time)")
+            }
+            Self::Promote { name } => write!(f, "promotion of {name}"),
+            Self::Remove { name } => write!(f, "removal of {name}"),
+            Self::Rejoin { address, .. } => write!(f, "a new id for the node at {address}"),
+        }
+    }
+}
+
 /// An answer.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Reply {
