@@ -7,8 +7,8 @@ usage() {
     cat <<'TEXT'
 Usage: scripts/bench.sh [--json] [--quick]
 
-Builds what would be installed and measures three daemons with a mount each on this machine, as root. Prints a table, or with
---json one object. --quick takes a tenth of the samples: to see that it works, not to compare.
+Builds what would be installed and measures three daemons with a mount each on this machine, as root. Prints a table,
+or with --json one object. --quick takes a tenth of the samples: to see that it works, not to compare.
 
 etcd is measured too where its program is installed (apt-get install etcd-server).
 TEXT
