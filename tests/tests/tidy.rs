@@ -439,7 +439,7 @@ fn nothing_is_left_unfinished() -> Result<()> {
     found.none()
 }
 
-/// Whether `text` holds `path` from the root: `a/work/` is another path.
+/// Whether `text` holds `path` from the root: with a name before it, it is another path.
 fn names_folder(text: &str, path: &str) -> bool {
     text.match_indices(path).any(|(at, _)| {
         let before = text[..at].chars().next_back();

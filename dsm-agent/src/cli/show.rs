@@ -162,24 +162,7 @@ pub(crate) fn current(place: &Place, id: &DeploymentId) -> Result<Status, Compla
 }
 
 fn pending(id: &DeploymentId, before: Option<Status>) -> Status {
-    let mut status = before.unwrap_or(Status {
-        format: crate::engine::record::FORMAT,
-        deployment: id.clone(),
-        phase: Phase::Pending,
-        since: String::new(),
-        generation: crate::engine::id::Generation(0),
-        revision: 0,
-        steps_done: 0,
-        steps_total: 0,
-        nodes: Vec::new(),
-        waiting_on: Vec::new(),
-        last_error: None,
-        next_action: String::new(),
-        conditions: Vec::new(),
-        outputs: Default::default(),
-        planned_at: None,
-        ended_at: None,
-    });
+    let mut status = before.unwrap_or_else(|| Status::pending(id.clone()));
     status.phase = Phase::Pending;
     status.conditions.clear();
     status.next_action =

@@ -549,6 +549,30 @@ pub struct Status {
     pub ended_at: Option<String>,
 }
 
+impl Status {
+    /// Of a deployment that nothing is known of yet.
+    pub fn pending(deployment: DeploymentId) -> Self {
+        Self {
+            format: FORMAT,
+            deployment,
+            phase: Phase::Pending,
+            since: String::new(),
+            generation: Generation(0),
+            revision: 0,
+            steps_done: 0,
+            steps_total: 0,
+            nodes: Vec::new(),
+            waiting_on: Vec::new(),
+            last_error: None,
+            next_action: String::new(),
+            conditions: Vec::new(),
+            outputs: BTreeMap::new(),
+            planned_at: None,
+            ended_at: None,
+        }
+    }
+}
+
 /// One node's row in the status.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {

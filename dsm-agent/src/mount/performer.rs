@@ -528,27 +528,15 @@ fn cut(text: &mut String, bytes_max: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::record::{FORMAT, Phase};
+    use crate::engine::record::Phase;
     use crate::mount::posix_tree::PosixTree;
 
     fn status(id: &DeploymentId) -> Status {
         Status {
-            format: FORMAT,
-            deployment: id.clone(),
             phase: Phase::Active,
-            since: String::new(),
             generation: Generation(1),
             revision: 1,
-            steps_done: 0,
-            steps_total: 0,
-            nodes: Vec::new(),
-            waiting_on: Vec::new(),
-            last_error: None,
-            next_action: String::new(),
-            conditions: Vec::new(),
-            outputs: BTreeMap::new(),
-            planned_at: None,
-            ended_at: None,
+            ..Status::pending(id.clone())
         }
     }
 
