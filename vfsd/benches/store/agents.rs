@@ -3,15 +3,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use serde_json::{Value, json};
 
 use crate::Plan;
+use crate::cluster::wait_until;
 use crate::report::Report;
 
-const WITHIN: Duration = Duration::from_secs(60);
 const WISHES: usize = 20;
 const KEY: &str = "first_started_ms";
 const LABEL: &str = "close of a wish to the first step's started";
@@ -65,7 +65,7 @@ pub fn measure(plan: &Plan, places: &[Place], report: &mut Report) -> anyhow::Re
     let label = "log entries of idle agents";
     report.number("idle_entries", label, entries);
     fs::remove_file(bench.wish())?;
-    wait_for("the removal", || bench.phase("Removed").then_some(()))
+    wait_until("the removal", || bench.phase("Removed"))
 }
 
 fn start(plan: &Plan, program: &Path, place: &Place) -> anyhow::Result<Child> {
@@ -116,9 +116,9 @@ impl Bench {
         let closed = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
         let generation = number + 1;
         let name = format!("{generation:06}");
-        wait_for("a deployment", || {
+        wait_until("a deployment", || {
             let result = self.record(&format!("plans/{name}/result.json"));
-            (result.exists() && self.phase("Active")).then_some(())
+            result.exists() && self.phase("Active")
         })?;
         let mut first = f64::INFINITY;
         for node in &self.nodes {
@@ -138,10 +138,12 @@ impl Bench {
     fn entries_while_idle(&self, during: Duration) -> anyhow::Result<f64> {
         // What follows the last deployment (observations, status) is not idleness.
         let mut before = self.applied()?;
-        wait_for("the agents to come to rest", || {
+        wait_until("the agents to come to rest", || {
             std::thread::park_timeout(Duration::from_secs(1));
-            let seen = std::mem::replace(&mut before, self.applied().ok()?);
-            (seen == before).then_some(())
+            let Ok(now) = self.applied() else {
+                return false;
+            };
+            std::mem::replace(&mut before, now) == now
         })?;
         // Nothing tells of a pass that did nothing: time is all that can be waited for.
         std::thread::park_timeout(during);
@@ -154,18 +156,5 @@ impl Bench {
         status["applied"]
             .as_i64()
             .context("a status without applied")
-    }
-}
-
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> anyhow::Result<T> {
-    let until = Instant::now() + WITHIN;
-    loop {
-        if let Some(found) = look() {
-            return Ok(found);
-        }
-        if Instant::now() > until {
-            bail!("waited in vain for {what}");
-        }
-        std::thread::park_timeout(Duration::from_millis(20));
     }
 }

@@ -396,7 +396,8 @@ fn spawn(
     Ok(command.stdout(Stdio::null()).stderr(log).spawn()?)
 }
 
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> anyhow::Result<()> {
+/// Looks again and again until `holds`.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> anyhow::Result<()> {
     let until = Instant::now() + WITHIN;
     while !holds() {
         if Instant::now() > until {
