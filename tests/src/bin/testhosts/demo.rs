@@ -82,10 +82,16 @@ fn nodes_up() -> Result<Vec<Node>> {
 fn deploy(nodes: &[Node]) -> Result<()> {
     let user = &nodes[1];
     let change = write_wish(user)?;
+    let generation = Deployment::new(NAME).generation(user)?;
     watch(user)?;
+    watch_servers_start(nodes, user, generation)?;
     show_replication(nodes, change)?;
     if change == Change::Unchanged {
-        println!("\nEverything was in place: nothing was changed.");
+        if Deployment::new(NAME).generation(user)? == generation {
+            println!("\nEverything was in place: nothing was changed.");
+        } else {
+            println!("\nThe wish was in place; the agents have brought back what had stopped.");
+        }
     }
     say_how_to_go_on();
     Ok(())
@@ -118,6 +124,24 @@ fn watch(user: &Node) -> Result<()> {
     Deployment::new(NAME)
         .wait_for(user, "Active", 1, limits::REPLICATION_MAX)
         .map(drop)
+}
+
+/// Shows how the servers of nodes that have just booted are started: until an agent has looked, the record tells of the
+/// time before.
+fn watch_servers_start(nodes: &[Node], user: &Node, generation: u64) -> Result<()> {
+    if postgres::primary(nodes, DATABASE).is_ok() {
+        return Ok(());
+    }
+    println!("The nodes have just booted: their agents look and start the servers.");
+    wait_until(
+        "an agent to start the servers",
+        limits::DEPLOYMENT_MAX,
+        || {
+            let taken_up = Deployment::new(NAME).generation(user)? > generation;
+            Ok(taken_up || postgres::primary(nodes, DATABASE).is_ok())
+        },
+    )?;
+    watch(user)
 }
 
 /// Writes a row at the primary, unless nothing was changed, and reads the last one at every standby.
