@@ -247,13 +247,20 @@ impl Filesystem for Adapter {
             ("EXPORT_SUPPORT", InitFlags::FUSE_EXPORT_SUPPORT),
             ("PARALLEL_DIROPS", InitFlags::FUSE_PARALLEL_DIROPS),
             ("ASYNC_DIO", InitFlags::FUSE_ASYNC_DIO),
-            ("DIRECT_IO_ALLOW_MMAP", InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP),
         ] {
             if config.add_capabilities(flag).is_err() {
                 return Err(std::io::Error::other(format!(
-                    "this kernel's FUSE does not offer {name}; Linux 6.6 or newer is needed"
+                    "this kernel's FUSE does not offer {name}; Linux 6.1 or newer is needed"
                 )));
             }
+        }
+        // The one thing that Debian 12's own kernel lacks; everything but a shared mapping works without it.
+        let mappings = InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP;
+        if config.add_capabilities(mappings).is_err() {
+            tracing::warn!(
+                "this kernel refuses shared mappings of the tree's files (mmap with MAP_SHARED gives ENODEV): \
+                 they need Linux 6.6 or newer"
+            );
         }
         config
             .set_max_write(FUSE_WRITE_BYTES_MAX)

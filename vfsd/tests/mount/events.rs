@@ -11,7 +11,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 
 use vfsd::state_machine::ids::InodeNo;
 
-use crate::{Cluster, run};
+use crate::{Cluster, kernel_is_at_least, run};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -277,7 +277,8 @@ fn copies_and_tee_look_alike() {
     );
 }
 
-/// A directory that nobody on this node uses or watches costs its replay nothing; one that is watched stays known.
+/// A directory that nobody on this node uses or watches costs its replay nothing; one that is watched stays known. A
+/// kernel before 6.18 cannot be told to drop one: there the first part cannot hold, and the replay does more work.
 #[test]
 fn only_watched_directories_stay_known_to_the_kernel() {
     let cluster = Cluster::start();
@@ -294,7 +295,7 @@ fn only_watched_directories_stay_known_to_the_kernel() {
     };
     let lookups = cluster.filesystems[1].lookups();
     let until = Instant::now() + DEADLINE;
-    while lookups.is_known(number("unused")) {
+    while kernel_is_at_least(6, 18) && lookups.is_known(number("unused")) {
         assert!(
             Instant::now() < until,
             "the kernel keeps a directory that nobody uses"

@@ -90,6 +90,30 @@ fn run(cluster: &Cluster, script: &str) -> String {
     text(&output.stdout)
 }
 
+/// As [`run`] for a script that maps a file with `MAP_SHARED`. A kernel before 6.6 refuses that by ENODEV for a file
+/// whose reads bypass its cache; there the script must end in this refusal and in nothing else.
+fn run_with_shared_mapping(cluster: &Cluster, script: &str) {
+    if kernel_is_at_least(6, 6) {
+        run(cluster, script);
+        return;
+    }
+    let output = sh(cluster.folder.path(), cluster, script);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && stderr.contains("[Errno 19]"),
+        "{script}\n-> {}\n{stderr}",
+        output.status
+    );
+}
+
+/// Whether the running kernel has this version or a later one.
+fn kernel_is_at_least(major: u32, minor: u32) -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map(str::parse);
+    let mut next = || numbers.next().unwrap().unwrap();
+    (next(), next()) >= (major, minor)
+}
+
 fn sh(folder: &Path, cluster: &Cluster, script: &str) -> std::process::Output {
     std::process::Command::new("bash")
         .args(["-euc", script])

@@ -1,6 +1,6 @@
 //! What shells and ordinary tools do on a mount.
 
-use crate::{Cluster, run};
+use crate::{Cluster, run, run_with_shared_mapping};
 
 #[test]
 fn a_save_on_one_node_is_read_on_the_other() {
@@ -118,13 +118,23 @@ fn without_a_majority_reads_go_on_and_writes_are_refused_at_once() {
 }
 
 #[test]
-fn python_sqlite_and_mmap_work_on_one_node() {
+fn sqlite_works_on_one_node() {
     let cluster = Cluster::start();
     run(
         &cluster,
         r#"
         sqlite3 $A/home.db 'create table t(x); insert into t values (1),(2);'
         [ "$(sqlite3 $A/home.db 'select sum(x) from t')" = 3 ]; [ "$(sqlite3 $B/home.db 'select sum(x) from t')" = 3 ]
+        "#,
+    );
+}
+
+#[test]
+fn python_maps_a_file_and_stores_through_the_mapping() {
+    let cluster = Cluster::start();
+    run_with_shared_mapping(
+        &cluster,
+        r#"
         python3 - <<'PY'
 import mmap, os
 path = os.environ['A'] + '/map'

@@ -3,7 +3,7 @@
 use std::io::BufRead;
 use std::time::{Duration, Instant};
 
-use crate::{Cluster, run};
+use crate::{Cluster, run, run_with_shared_mapping};
 
 /// "Under `/mid` and `/ctx` a rewrite whose writer is ended by a signal publishes nothing."
 #[test]
@@ -180,7 +180,7 @@ PY
 #[test]
 fn a_mapping_shows_what_another_node_committed() {
     let cluster = Cluster::start();
-    run(
+    run_with_shared_mapping(
         &cluster,
         r#"
         echo old > $A/map
@@ -331,7 +331,7 @@ PY
 #[test]
 fn a_store_through_a_mapping_is_committed_by_msync() {
     let cluster = Cluster::start();
-    run(
+    run_with_shared_mapping(
         &cluster,
         r#"
         python3 - <<'PY'
