@@ -25,6 +25,9 @@ pub const CLUSTER_READY_MAX: Duration = Duration::from_secs(30);
 /// Three servers are installed, initialised and copied: 11 s on an idle machine.
 pub const DEPLOYMENT_MAX: Duration = Duration::from_secs(300);
 
+/// The demo shows its progress and can be stopped: 7 min on an emulated processor, half a minute on a real one.
+pub const DEMO_MAX: Duration = Duration::from_secs(1800);
+
 /// A standby replays within milliseconds; one that has just been copied catches up first.
 pub const REPLICATION_MAX: Duration = Duration::from_secs(20);
 

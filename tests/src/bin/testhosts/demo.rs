@@ -85,7 +85,7 @@ fn deploy(nodes: &[Node]) -> Result<()> {
     let generation = Deployment::new(NAME).generation(user)?;
     watch(user)?;
     watch_servers_start(nodes, user, generation)?;
-    show_replication(nodes, change)?;
+    show_replication(nodes)?;
     if change == Change::Unchanged {
         if Deployment::new(NAME).generation(user)? == generation {
             println!("\nEverything was in place: nothing was changed.");
@@ -113,7 +113,7 @@ fn watch(user: &Node) -> Result<()> {
     println!("n2# dsm-agent status {NAME} --watch");
     let mut view = user.command(&["dsm-agent", "status", NAME, "--watch"])?;
     let mut view = view.stdin(Stdio::null()).spawn()?;
-    let ended = wait_for("the deployment to end", limits::DEPLOYMENT_MAX, || {
+    let ended = wait_for("the deployment to end", limits::DEMO_MAX, || {
         Ok(view.try_wait()?)
     });
     if ended.is_err() {
@@ -144,11 +144,12 @@ fn watch_servers_start(nodes: &[Node], user: &Node, generation: u64) -> Result<(
     watch(user)
 }
 
-/// Writes a row at the primary, unless nothing was changed, and reads the last one at every standby.
-fn show_replication(nodes: &[Node], change: Change) -> Result<()> {
+/// Writes a row at the primary, unless an earlier run has done it, and reads the last one at every standby.
+fn show_replication(nodes: &[Node]) -> Result<()> {
     let primary = postgres::primary(nodes, DATABASE)?;
     println!();
-    if change == Change::Changed {
+    let table = postgres::sql(primary, DATABASE, "SELECT to_regclass('demo')")?;
+    if table.is_empty() || postgres::sql(primary, DATABASE, "SELECT count(*) FROM demo")? == "0" {
         let note = "written at the primary";
         postgres::sql(
             primary,
