@@ -3,10 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::runtime::Runtime;
 use vfsd::cli::setup::{self, NewMember};
@@ -17,7 +18,9 @@ use vfsd::consensus::wire::{ClusterChange, Reply, Request};
 use vfsd::daemon::node_settings;
 use vfsd::fs::proposer::{ChangeSink, Proposal, ProposeError};
 use vfsd::limits::RUNTIME_WORKERS;
-use vfsd::state_machine::command::{Author, Command, Create, Grant, JoinToken, Mkdir, NodeKind};
+use vfsd::state_machine::command::{
+    Author, Command, ContentUpdate, Create, Grant, JoinToken, Mkdir, NodeKind, Write,
+};
 use vfsd::state_machine::ids::{InodeNo, LogIndex};
 use vfsd::state_machine::log_time::WallTime;
 use vfsd::state_machine::outcome::{Applied, FsError};
@@ -143,6 +146,50 @@ impl Member {
             }
         });
         committed.outcome.map(drop)
+    }
+
+    /// Creates a file at the root that is large enough to be kept by digest.
+    fn create_large(&self, name: &str) {
+        self.create(name).unwrap();
+        let state = self.node().core().state();
+        let inode = state.tree().lookup(InodeNo::ROOT, name.as_bytes()).unwrap();
+        let content = || ContentUpdate::Append {
+            truncate: false,
+            data: name.repeat(200_000 / name.len()).into_bytes(),
+        };
+        let written = self.propose(|| {
+            Command::Write(Write {
+                inode,
+                base: None,
+                update: content(),
+                mtime: None,
+                closes: true,
+            })
+        });
+        written.unwrap();
+    }
+
+    /// Takes a snapshot of everything applied here.
+    fn take_snapshot(&self) {
+        let (core, applied) = (self.node().core(), self.applied());
+        self.block_on(core.raft.trigger().snapshot()).unwrap();
+        wait_until("the snapshot", || {
+            let covered = core.metrics().snapshot;
+            covered.is_some_and(|id| id.index >= applied)
+        });
+    }
+
+    /// Contents that this member keeps by digest, with the time at which each was stored.
+    fn blobs(&self) -> BTreeMap<String, SystemTime> {
+        let dir = self.data().join("snapshots/blobs");
+        let files = std::fs::read_dir(dir).into_iter().flatten();
+        files
+            .map(|file| {
+                let file = file.unwrap();
+                let stored = file.metadata().unwrap().modified().unwrap();
+                (file.file_name().into_string().unwrap(), stored)
+            })
+            .collect()
     }
 
     /// Makes a lock directory below `/lk`.
@@ -330,20 +377,19 @@ fn a_node_that_was_away_for_long_gets_a_snapshot() {
         .position(|member| !member.is_leader())
         .unwrap();
     let leader = members.iter().position(Member::is_leader).unwrap();
+    members[leader].create_large("before");
+    wait_for_equal_digests(&[&members[away], &members[leader]]);
+    members[away].take_snapshot();
+    let before = members[away].blobs();
+    assert_eq!(before.len(), 1);
     members[away].crash();
+    members[leader].create_large("meanwhile");
     for number in 0..20 {
         members[leader].create(&format!("file {number}")).unwrap();
     }
     let core = members[leader].node().core();
     let applied = members[leader].applied();
-    members[leader]
-        .block_on(core.raft.trigger().snapshot())
-        .unwrap();
-    wait_until("the snapshot", || {
-        core.metrics()
-            .snapshot
-            .is_some_and(|id| id.index >= applied)
-    });
+    members[leader].take_snapshot();
     members[leader]
         .block_on(core.raft.trigger().purge_log(applied))
         .unwrap();
@@ -353,6 +399,18 @@ fn a_node_that_was_away_for_long_gets_a_snapshot() {
     members[away].start();
     wait_for_equal_digests(&[&members[0], &members[1], &members[2]]);
     members[away].create("after the snapshot").unwrap();
+    let after = members[away].blobs();
+    assert_eq!(after.len(), 2);
+    for (digest, stored) in before {
+        assert_eq!(
+            after[&digest], stored,
+            "what it had is neither sent nor written again"
+        );
+    }
+    // What a snapshot holds by digest is read back at the next start.
+    members[away].crash();
+    members[away].start();
+    wait_for_equal_digests(&[&members[0], &members[1], &members[2]]);
 }
 
 #[test]

@@ -20,6 +20,7 @@ use super::raft_state_machine::Published;
 use super::request_handler;
 use super::request_numbers::RequestNumbers;
 use super::session_cell::SessionCell;
+use super::snapshot_store::SnapshotStore;
 use super::stamp_clock::StampClock;
 use super::types::{EntryBytes, Raft, TypeConfig};
 use super::wire::{Reply, Request};
@@ -39,6 +40,8 @@ pub struct Core {
     pub raft: Raft,
     /// The log under it.
     pub log: Arc<AppendLog>,
+    /// Snapshots of the state.
+    pub snapshots: SnapshotStore,
     /// The applied state and who waits for it.
     pub published: Arc<Published>,
     /// Ways to the other members.

@@ -1,19 +1,19 @@
 //! Decides when a snapshot is due: by bytes of log, not by entries.
 //!
-//! Invariant: a snapshot is taken when the log has grown by as much as the last snapshot is large, so that both
-//! together stay within twice the state. Not here: writing it (`raft_state_machine.rs`).
+//! Invariant: a snapshot is taken when the log has grown by as much as the last manifest is large: writing snapshots
+//! costs no more than writing the log, since a large content is written once. Not here: writing it
+//! (`raft_state_machine.rs`).
 
 use std::sync::Arc;
 
 use openraft::errors::Fatal;
 
 use super::core::Core;
-use super::snapshot_store::SnapshotStore;
 use super::types::TypeConfig;
 use crate::limits::{LOG_BYTES_KEPT, SNAPSHOT_CHECK_EVERY, SNAPSHOT_DUE_BYTES};
 
 /// Runs until it is dropped.
-pub async fn run(core: Arc<Core>, snapshots: SnapshotStore) {
+pub async fn run(core: Arc<Core>) {
     let mut known = core.metrics().snapshot;
     let uncovered = known.map_or(u64::MAX, |covered| core.log.bytes_above(covered.index));
     let mut counted_from = core.log.appended_bytes().saturating_sub(uncovered);
@@ -31,7 +31,7 @@ pub async fn run(core: Arc<Core>, snapshots: SnapshotStore) {
                 return;
             }
         }
-        let due = SNAPSHOT_DUE_BYTES.max(snapshots.size());
+        let due = SNAPSHOT_DUE_BYTES.max(core.snapshots.size());
         if appended - counted_from < due {
             continue;
         }

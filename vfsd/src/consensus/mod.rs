@@ -4,8 +4,12 @@
 
 pub mod authority;
 pub mod barrier;
+pub mod blob_store;
 pub mod core;
 pub mod entry_format;
+#[cfg(test)]
+mod images_test;
+pub mod incoming_snapshot;
 pub mod lease_keeper;
 pub mod lease_table;
 pub mod log_compaction;

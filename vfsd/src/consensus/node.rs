@@ -116,6 +116,7 @@ impl Node {
             id: settings.id,
             raft,
             log,
+            snapshots,
             published,
             peers,
             quorum,
@@ -138,7 +139,7 @@ impl Node {
         tasks.spawn(serve_barriers);
         tasks.spawn(Arc::clone(&status).run());
         tasks.spawn(lease_keeper::run(Arc::clone(&core)));
-        tasks.spawn(log_compaction::run(Arc::clone(&core), snapshots));
+        tasks.spawn(log_compaction::run(Arc::clone(&core)));
         tasks.spawn(tell_of_abandoned(Arc::clone(&core)));
         let keeper = SessionKeeper::new(Arc::clone(&core), settings.cluster, settings.session_file);
         tasks.spawn(keeper.run());

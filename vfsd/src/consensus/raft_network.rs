@@ -32,6 +32,8 @@ use super::wire::{
 use crate::limits::{
     APPENDS_UNDER_WAY_MAX, REPLICATION_TIMEOUT, SNAPSHOT_PART_BYTES, SNAPSHOT_TIMEOUT,
 };
+use crate::state_machine::blob::{self, BlobDigest};
+use crate::state_machine::snapshot::StateImage;
 use crate::transport::client::{CallError, Channel};
 
 type Rpc<T> = Result<T, RPCError<TypeConfig>>;
@@ -199,36 +201,64 @@ impl Connection {
         }
     }
 
-    async fn send_parts(
+    /// Sends the manifest and then what the receiver lacks of the contents.
+    async fn send_snapshot(
         &self,
         vote: Vote,
         snapshot: &Snapshot,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let head = SnapshotHead::of(&snapshot.meta);
-        let total = snapshot.snapshot.len();
+        let StateImage { manifest, blobs } = &snapshot.snapshot;
+        let mut reply = self.send_parts(vote, &head, None, manifest).await?;
+        if let Reply::SnapshotLacks(lacking) = reply {
+            reply = Reply::SnapshotGoOn;
+            for digest in lacking {
+                let content = blobs.get(&digest).ok_or_else(|| {
+                    unreachable(format!("the peer asks for {digest}, which is not named"))
+                })?;
+                let bytes = blob::encode(content);
+                reply = self.send_parts(vote, &head, Some(digest), &bytes).await?;
+            }
+        }
+        match reply {
+            Reply::SnapshotInstalled(vote) => Ok(SnapshotResponse::new(types::vote(vote))),
+            other => Err(unexpected(&other).into()),
+        }
+    }
+
+    /// Sends the manifest or a content; the answer is that to the last part.
+    async fn send_parts(
+        &self,
+        vote: Vote,
+        head: &SnapshotHead,
+        blob: Option<BlobDigest>,
+        bytes: &[u8],
+    ) -> Result<Reply, StreamingError<TypeConfig>> {
         let mut offset = 0;
         loop {
-            let end = total.min(offset + SNAPSHOT_PART_BYTES);
+            let end = bytes.len().min(offset + SNAPSHOT_PART_BYTES);
             let part = SnapshotPart {
                 vote: types::stored_vote(&vote),
                 head: head.clone(),
-                total: total as u64,
+                blob,
+                total: bytes.len() as u64,
                 offset: offset as u64,
-                data: &snapshot.snapshot[offset..end],
+                data: &bytes[offset..end],
             };
             let request = Request::Snapshot(part).encode();
             let reply = self
                 .ask(request, RPCTypes::InstallSnapshot, SNAPSHOT_TIMEOUT)
                 .await?;
             match reply {
-                Reply::SnapshotInstalled(vote) => {
-                    return Ok(SnapshotResponse::new(types::vote(vote)));
-                }
-                Reply::SnapshotGoOn if end < total => offset = end,
-                other => return Err(StreamingError::from(unexpected(&other))),
+                Reply::SnapshotGoOn if end < bytes.len() => offset = end,
+                reply => return Ok(reply),
             }
         }
     }
+}
+
+fn unreachable(reason: String) -> RPCError<TypeConfig> {
+    RPCError::Unreachable(Unreachable::from_string(reason))
 }
 
 fn unexpected(reply: &Reply) -> RPCError<TypeConfig> {
@@ -236,11 +266,11 @@ fn unexpected(reply: &Reply) -> RPCError<TypeConfig> {
         Reply::NotReady(reason) => reason.clone(),
         other => format!("the peer gave an answer to another question: {other:?}"),
     };
-    RPCError::Unreachable(Unreachable::from_string(reason))
+    unreachable(reason)
 }
 
 impl RaftNetworkV2<TypeConfig> for Connection {
-    type SnapshotData = Bytes;
+    type SnapshotData = StateImage;
 
     async fn append_entries(
         &mut self,
@@ -300,7 +330,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         tokio::select! {
-            sent = self.send_parts(vote, &snapshot) => sent,
+            sent = self.send_snapshot(vote, &snapshot) => sent,
             closed = cancel => Err(StreamingError::Closed(closed)),
         }
     }

@@ -7,7 +7,6 @@ use std::io;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
@@ -21,6 +20,7 @@ use crate::state_machine::StateMachine;
 use crate::state_machine::command::Entry;
 use crate::state_machine::ids::LogIndex;
 use crate::state_machine::outcome::Outcome;
+use crate::state_machine::snapshot::StateImage;
 
 /// The applied state as everybody else sees it.
 pub struct Published {
@@ -146,8 +146,8 @@ impl RaftStateMachine {
     }
 }
 
-fn decode(state: &[u8]) -> io::Result<StateMachine> {
-    StateMachine::decode_snapshot(state)
+fn decode(image: &StateImage) -> io::Result<StateMachine> {
+    StateMachine::from_image(image)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
@@ -165,7 +165,7 @@ pub struct SnapshotBuilder {
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
-    type SnapshotData = Bytes;
+    type SnapshotData = StateImage;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let (machine, meta, snapshots) = (
@@ -173,21 +173,21 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             self.meta.clone(),
             self.snapshots.clone(),
         );
-        let state = tokio::task::spawn_blocking(move || {
-            let state = machine.encode_snapshot();
-            snapshots.save(&meta, &state).map(|()| Bytes::from(state))
+        let image = tokio::task::spawn_blocking(move || {
+            let image = machine.image();
+            snapshots.save(&meta, &image).map(|()| image)
         })
         .await
         .map_err(io::Error::other)??;
         Ok(Snapshot {
             meta: self.meta.clone(),
-            snapshot: state,
+            snapshot: image,
         })
     }
 }
 
 impl openraft::storage::RaftStateMachine<TypeConfig> for RaftStateMachine {
-    type SnapshotData = Bytes;
+    type SnapshotData = StateImage;
     type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
@@ -218,7 +218,7 @@ impl openraft::storage::RaftStateMachine<TypeConfig> for RaftStateMachine {
     async fn install_snapshot(
         &mut self,
         meta: &SnapshotMeta,
-        snapshot: Bytes,
+        snapshot: StateImage,
     ) -> Result<(), io::Error> {
         let (snapshots, head) = (self.snapshots.clone(), meta.clone());
         let machine = tokio::task::spawn_blocking(move || {

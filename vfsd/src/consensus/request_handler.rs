@@ -3,7 +3,7 @@
 //! Invariants: author node and grant of a proposal come from the peer's certificate and the members' table, never from
 //! the request; bytes that cannot be decoded end the connection. Not here: changes of the cluster (`membership.rs`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use super::core::{Core, WriteError};
 use super::entry_format::raft_entry;
+use super::incoming_snapshot::{IncomingSnapshot, Progress};
 use super::membership;
 use super::snapshot_store::SnapshotHead;
 use super::types::{self, Snapshot};
@@ -23,10 +24,12 @@ use super::wire::{
     Transfer, TransferReply, VoteReply,
 };
 use crate::clock;
-use crate::limits::{QUORUM_SILENCE_MAX, SNAPSHOT_BYTES_MAX, WRITE_TIMEOUT};
+use crate::limits::{QUORUM_SILENCE_MAX, WRITE_TIMEOUT};
+use crate::state_machine::blob::BlobDigest;
 use crate::state_machine::command::{Command, Entry};
+use crate::state_machine::content::Content;
 use crate::state_machine::ids::{NodeId, SessionId};
-use crate::storage::record::{Position, StoredEntry};
+use crate::storage::record::StoredEntry;
 use crate::transport::enrol::{EnrolRefusal, EnrolReply, EnrolRequest};
 use crate::transport::server::{Service, ServiceError, ServiceFuture};
 
@@ -35,11 +38,6 @@ pub struct RequestHandler {
     core: Arc<Core>,
     // Leaf lock. Snapshots that are being received, by sender.
     incoming: Arc<Mutex<HashMap<u64, IncomingSnapshot>>>,
-}
-
-struct IncomingSnapshot {
-    last: Option<Position>,
-    bytes: Vec<u8>,
 }
 
 impl RequestHandler {
@@ -325,29 +323,38 @@ async fn answer_transfer(core: &Core, transfer: Transfer) -> Result<Reply, Strin
     }))
 }
 
-/// Gathers the parts; the last one installs the whole.
+/// Takes a part; the last one installs the whole.
 async fn answer_snapshot(
     core: &Core,
     node: u64,
     incoming: &Mutex<HashMap<u64, IncomingSnapshot>>,
     part: SnapshotPart<'_>,
 ) -> Result<Reply, String> {
-    if part.total > SNAPSHOT_BYTES_MAX {
-        let total = part.total;
-        return Err(format!(
-            "a snapshot of {total} bytes is larger than {SNAPSHOT_BYTES_MAX}"
-        ));
-    }
-    let whole = gather(&mut incoming.lock(), node, &part)?;
+    let (mut snapshot, progress) = take(&mut incoming.lock(), node, &part)?;
     core.quorum.leader_heard(core.quorum.has());
-    let Some(bytes) = whole else {
-        return Ok(Reply::SnapshotGoOn);
+    let image = match progress {
+        Progress::GoOn => {
+            incoming.lock().insert(node, snapshot);
+            return Ok(Reply::SnapshotGoOn);
+        }
+        Progress::Whole(image) => image,
+        Progress::Names(named) => {
+            let here = contents_here(core, named.clone()).await?;
+            match snapshot.lack(named, here) {
+                Ok(image) => image,
+                Err(lacking) => {
+                    incoming.lock().insert(node, snapshot);
+                    return Ok(Reply::SnapshotLacks(lacking));
+                }
+            }
+        }
     };
     let SnapshotHead { last, .. } = part.head;
-    tracing::info!(node, ?last, bytes = bytes.len(), "received a snapshot");
+    let (manifest_bytes, contents) = (image.manifest.len(), image.blobs.len());
+    tracing::info!(node, ?last, manifest_bytes, contents, "received a snapshot");
     let snapshot = Snapshot {
         meta: part.head.into_meta().map_err(|error| error.to_string())?,
-        snapshot: bytes.into(),
+        snapshot: image,
     };
     let response = core
         .raft
@@ -357,91 +364,27 @@ async fn answer_snapshot(
     Ok(Reply::SnapshotInstalled(types::stored_vote(&response.vote)))
 }
 
-fn gather(
+/// A part of what `node` sends. Its snapshot is given up if the part does not fit, and begun anew by a first part.
+fn take(
     incoming: &mut HashMap<u64, IncomingSnapshot>,
     node: u64,
     part: &SnapshotPart<'_>,
-) -> Result<Option<Vec<u8>>, String> {
-    if part.offset == 0 {
-        let last = part.head.last;
-        incoming.insert(
-            node,
-            IncomingSnapshot {
-                last,
-                bytes: Vec::new(),
-            },
-        );
-    }
-    let known = incoming
-        .get_mut(&node)
-        .filter(|known| known.last == part.head.last && known.bytes.len() as u64 == part.offset);
-    let Some(known) = known else {
-        return Err(format!(
-            "the part at {} does not follow the ones before",
-            part.offset
-        ));
-    };
-    known.bytes.extend_from_slice(part.data);
-    match (known.bytes.len() as u64).cmp(&part.total) {
-        std::cmp::Ordering::Less => Ok(None),
-        std::cmp::Ordering::Equal => Ok(incoming.remove(&node).map(|whole| whole.bytes)),
-        std::cmp::Ordering::Greater => {
-            incoming.remove(&node);
-            Err(format!(
-                "the parts are longer than the whole of {} bytes",
-                part.total
-            ))
-        }
-    }
+) -> Result<(IncomingSnapshot, Progress), String> {
+    let is_first = part.blob.is_none() && part.offset == 0;
+    let begun = incoming.remove(&node).filter(|_| !is_first);
+    let mut snapshot = begun.map_or_else(|| IncomingSnapshot::begin(part), Ok)?;
+    let progress = snapshot.take(part)?;
+    Ok((snapshot, progress))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::storage::record::Vote;
-
-    fn part(index: u64, offset: u64, data: &[u8]) -> SnapshotPart<'_> {
-        let head = SnapshotHead {
-            last: Some(Position { term: 1, index }),
-            membership: Default::default(),
-        };
-        SnapshotPart {
-            vote: Vote {
-                term: 1,
-                node: 1,
-                committed: true,
-            },
-            head,
-            total: 6,
-            offset,
-            data,
-        }
-    }
-
-    #[test]
-    fn parts_of_a_snapshot_are_joined_in_order() {
-        let mut incoming = HashMap::new();
-        assert_eq!(gather(&mut incoming, 1, &part(9, 0, b"abc")), Ok(None));
-        let whole = gather(&mut incoming, 1, &part(9, 3, b"def"));
-        assert_eq!(whole, Ok(Some(b"abcdef".to_vec())));
-        assert!(incoming.is_empty());
-    }
-
-    #[test]
-    fn a_part_that_does_not_follow_is_refused_and_a_first_one_begins_anew() {
-        let mut incoming = HashMap::new();
-        assert!(gather(&mut incoming, 1, &part(9, 3, b"def")).is_err());
-        gather(&mut incoming, 1, &part(9, 0, b"abc")).unwrap();
-        assert!(
-            gather(&mut incoming, 1, &part(10, 3, b"def")).is_err(),
-            "of another snapshot"
-        );
-        assert!(
-            gather(&mut incoming, 2, &part(9, 3, b"def")).is_err(),
-            "of another sender"
-        );
-        gather(&mut incoming, 1, &part(10, 0, b"xyz")).unwrap();
-        assert!(gather(&mut incoming, 1, &part(10, 3, b"too long")).is_err());
-        assert!(incoming.is_empty());
-    }
+/// What of `named` this node has on its disk.
+async fn contents_here(
+    core: &Core,
+    named: BTreeSet<BlobDigest>,
+) -> Result<BTreeMap<BlobDigest, Content>, String> {
+    let snapshots = core.snapshots.clone();
+    let found = tokio::task::spawn_blocking(move || snapshots.contents_of(&named)).await;
+    found
+        .map_err(|error| error.to_string())?
+        .map_err(|error| error.to_string())
 }

@@ -1,18 +1,25 @@
-//! Snapshots as files: `magic | head length u32 | head | state | blake3`, one file a snapshot.
+//! Snapshots as files: `magic | head length u32 | head | manifest | blake3`, one file a snapshot, and the contents that
+//! the manifest names beside it.
 //!
-//! Invariants: a snapshot has its name only when it is whole and flushed; one whose digest is wrong is never used; the
-//! newest is kept, older ones are removed after it is durable. Not here: how the state is encoded
-//! (`state_machine/snapshot.rs`).
+//! Invariants: a snapshot has its name only when it is whole and flushed, all contents that it names included; one
+//! whose digest is wrong is never used; the newest is kept, older ones and the contents that only they name are removed
+//! after it is durable. Not here: how the state is encoded (`state_machine/snapshot.rs`).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use bytes::Bytes;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::blob_store::BlobStore;
 use super::entry_format::StoredMembershipImage;
 use super::types::{self, Snapshot, SnapshotMeta};
+use crate::state_machine::blob::BlobDigest;
+use crate::state_machine::content::Content;
+use crate::state_machine::snapshot::{StateImage, named_in};
 use crate::storage::atomic_file;
 use crate::storage::record::Position;
 
@@ -53,35 +60,39 @@ impl SnapshotHead {
 #[derive(Debug, Clone)]
 pub struct SnapshotStore {
     dir: PathBuf,
+    blobs: BlobStore,
+    // One writer at a time: contents that one has just stored must not be taken away by another.
+    writing: Arc<Mutex<()>>,
 }
 
 impl SnapshotStore {
     /// Uses the existing directory `dir`.
     pub fn new(dir: PathBuf) -> Self {
-        Self { dir }
+        Self {
+            blobs: BlobStore::new(dir.join("blobs")),
+            dir,
+            writing: Arc::default(),
+        }
     }
 
-    /// Writes a snapshot and removes older ones. Blocks on the disk.
+    /// Writes a snapshot and removes older ones; does nothing if a newer one is there. Blocks on the disk.
     ///
     /// # Errors
     /// If the disk refuses; the snapshots before it are then still there.
-    pub fn save(&self, meta: &SnapshotMeta, state: &[u8]) -> io::Result<()> {
+    pub fn save(&self, meta: &SnapshotMeta, image: &StateImage) -> io::Result<()> {
         let head = SnapshotHead::of(meta);
-        let encoded = postcard::to_stdvec(&head).map_err(io::Error::other)?;
-        let head_len = u32::try_from(encoded.len()).map_err(io::Error::other)?;
-        let mut bytes = Vec::with_capacity(state.len() + encoded.len() + 64);
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&head_len.to_le_bytes());
-        bytes.extend_from_slice(&encoded);
-        bytes.extend_from_slice(state);
-        let digest = blake3::hash(&bytes);
-        bytes.extend_from_slice(digest.as_bytes());
         let path = self.path(head.last);
+        let bytes = framed(&head, &image.manifest)?;
+        let _writing = self.writing.lock();
+        if self.list()?.last().is_some_and(|newest| *newest > path) {
+            return Ok(());
+        }
+        self.blobs.insert(&image.blobs)?;
         atomic_file::write(&path, &bytes, 0o600)?;
         for older in self.list()?.into_iter().filter(|other| *other != path) {
             fs::remove_file(&older)?;
         }
-        Ok(())
+        self.blobs.retain(&image.blobs)
     }
 
     /// The newest snapshot, if there is one. Blocks on the disk.
@@ -89,10 +100,49 @@ impl SnapshotStore {
     /// # Errors
     /// If it cannot be read or is damaged: what came before it is gone from the log, so nothing can stand in for it.
     pub fn load(&self) -> io::Result<Option<Snapshot>> {
-        self.list()?.pop().map(|path| read(&path)).transpose()
+        let _writing = self.writing.lock();
+        let Some(path) = self.list()?.pop() else {
+            return Ok(None);
+        };
+        let (meta, manifest) = read(&path)?;
+        let damaged = |reason: String| damaged(&path, &reason);
+        let mut blobs = BTreeMap::new();
+        for digest in named_in(&manifest).map_err(|error| damaged(error.to_string()))? {
+            let content = self.blobs.get(digest);
+            let content = content.map_err(|error| damaged(error.to_string()))?;
+            let gone = || damaged(format!("the content {digest} is gone"));
+            blobs.insert(digest, content.ok_or_else(gone)?);
+        }
+        let blobs = Arc::new(blobs);
+        let snapshot = StateImage { manifest, blobs };
+        Ok(Some(Snapshot { meta, snapshot }))
     }
 
-    /// Size of the newest snapshot in bytes; 0 if there is none.
+    /// Those of the `named` contents that this node has. A damaged one counts as missing, and is made to be stored
+    /// anew. Blocks on the disk.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn contents_of(
+        &self,
+        named: &BTreeSet<BlobDigest>,
+    ) -> io::Result<BTreeMap<BlobDigest, Content>> {
+        let _writing = self.writing.lock();
+        let mut contents = BTreeMap::new();
+        for &digest in named {
+            match self.blobs.get(digest) {
+                Ok(Some(content)) => drop(contents.insert(digest, content)),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "a stored content is damaged; the leader sends it again");
+                    self.blobs.remove(digest)?;
+                }
+            }
+        }
+        Ok(contents)
+    }
+
+    /// Size of the newest snapshot in bytes, without the contents that it names; 0 if there is none.
     pub fn size(&self) -> u64 {
         let newest = self.list().ok().and_then(|mut paths| paths.pop());
         newest
@@ -123,20 +173,34 @@ impl SnapshotStore {
     }
 }
 
-fn read(path: &Path) -> io::Result<Snapshot> {
-    let damaged = |reason: &str| {
-        let path = path.display();
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("snapshot {path} is damaged: {reason}; run: vfsd rejoin"),
-        )
-    };
-    let bytes = Bytes::from(fs::read(path)?);
-    let body_len = bytes
-        .len()
-        .checked_sub(DIGEST_LEN)
+/// The bytes of a snapshot file.
+fn framed(head: &SnapshotHead, manifest: &[u8]) -> io::Result<Vec<u8>> {
+    let encoded = postcard::to_stdvec(head).map_err(io::Error::other)?;
+    let head_len = u32::try_from(encoded.len()).map_err(io::Error::other)?;
+    let mut bytes = Vec::with_capacity(manifest.len() + encoded.len() + 64);
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&head_len.to_le_bytes());
+    bytes.extend_from_slice(&encoded);
+    bytes.extend_from_slice(manifest);
+    let digest = blake3::hash(&bytes);
+    bytes.extend_from_slice(digest.as_bytes());
+    Ok(bytes)
+}
+
+fn damaged(path: &Path, reason: &str) -> io::Error {
+    let path = path.display();
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("snapshot {path} is damaged: {reason}; run: vfsd rejoin"),
+    )
+}
+
+fn read(path: &Path) -> io::Result<(SnapshotMeta, Arc<[u8]>)> {
+    let damaged = |reason: &str| damaged(path, reason);
+    let bytes = fs::read(path)?;
+    let (body, digest) = bytes
+        .split_last_chunk::<DIGEST_LEN>()
         .ok_or_else(|| damaged("it is cut off"))?;
-    let (body, digest) = bytes.split_at(body_len);
     if blake3::hash(body).as_bytes() != digest {
         return Err(damaged("its digest does not match its bytes"));
     }
@@ -147,20 +211,18 @@ fn read(path: &Path) -> io::Result<Snapshot> {
         .split_first_chunk::<4>()
         .ok_or_else(|| damaged("it is cut off"))?;
     let head_len = u32::from_le_bytes(*len) as usize;
-    let (head, state) = rest
+    let (head, manifest) = rest
         .split_at_checked(head_len)
         .ok_or_else(|| damaged("its head is cut off"))?;
     let head: SnapshotHead =
         postcard::from_bytes(head).map_err(|error| damaged(&error.to_string()))?;
-    Ok(Snapshot {
-        meta: head.into_meta()?,
-        snapshot: bytes.slice_ref(state),
-    })
+    Ok((head.into_meta()?, manifest.into()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::consensus::images_test::image;
 
     fn meta(index: u64) -> SnapshotMeta {
         SnapshotMeta {
@@ -169,25 +231,40 @@ mod tests {
         }
     }
 
+    fn blobs_in(dir: &Path) -> usize {
+        fs::read_dir(dir.join("blobs")).map_or(0, Iterator::count)
+    }
+
     #[test]
     fn the_newest_whole_snapshot_is_loaded_and_older_ones_go() {
         let dir = tempfile::tempdir().unwrap();
         let store = SnapshotStore::new(dir.path().to_path_buf());
         assert!(store.load().unwrap().is_none());
-        store.save(&meta(9), b"nine").unwrap();
-        store.save(&meta(300), b"three hundred").unwrap();
+        store.save(&meta(9), &image(&[1, 2])).unwrap();
+        assert_eq!(blobs_in(dir.path()), 2);
+        store.save(&meta(300), &image(&[2, 3, 4])).unwrap();
         fs::write(dir.path().join("ffffffffffffffff-0.snap.tmp"), b"torn").unwrap();
         let loaded = store.load().unwrap().unwrap();
-        assert_eq!(loaded.snapshot, b"three hundred"[..]);
+        assert_eq!(loaded.snapshot, image(&[2, 3, 4]));
         assert_eq!(loaded.meta, meta(300));
-        assert_eq!(store.list().unwrap().len(), 1);
+        assert_eq!((store.list().unwrap().len(), blobs_in(dir.path())), (1, 3));
+    }
+
+    #[test]
+    fn an_older_snapshot_that_is_ready_later_replaces_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SnapshotStore::new(dir.path().to_path_buf());
+        store.save(&meta(300), &image(&[3])).unwrap();
+        store.save(&meta(9), &image(&[1])).unwrap();
+        let loaded = store.load().unwrap().unwrap();
+        assert_eq!((loaded.meta, loaded.snapshot), (meta(300), image(&[3])));
     }
 
     #[test]
     fn a_flipped_bit_anywhere_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
         let store = SnapshotStore::new(dir.path().to_path_buf());
-        store.save(&meta(1), b"state").unwrap();
+        store.save(&meta(1), &image(&[1])).unwrap();
         let path = store.path(Some(Position { term: 3, index: 1 }));
         let whole = fs::read(&path).unwrap();
         for byte in 0..whole.len() {
@@ -196,5 +273,25 @@ mod tests {
             fs::write(&path, bytes).unwrap();
             assert!(store.load().is_err(), "byte {byte}");
         }
+    }
+
+    #[test]
+    fn a_damaged_content_stops_the_start_and_is_asked_for_again_by_a_receiver() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SnapshotStore::new(dir.path().to_path_buf());
+        let image = image(&[1, 2]);
+        let named: BTreeSet<_> = image.blobs.keys().copied().collect();
+        store.save(&meta(1), &image).unwrap();
+        let damaged = dir
+            .path()
+            .join("blobs")
+            .join(named.first().unwrap().to_string());
+        fs::write(&damaged, b"rotten").unwrap();
+        let error = store.load().unwrap_err().to_string();
+        assert!(error.ends_with("run: vfsd rejoin"), "{error}");
+        assert_eq!(store.contents_of(&named).unwrap().len(), 1);
+        assert!(!damaged.exists(), "it is stored anew by the next save");
+        store.save(&meta(2), &image).unwrap();
+        assert_eq!(store.load().unwrap().unwrap().snapshot, image);
     }
 }

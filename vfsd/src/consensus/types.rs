@@ -8,6 +8,7 @@ use openraft::vote::RaftLeaderId;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::state_machine::outcome::Outcome;
+use crate::state_machine::snapshot::StateImage;
 use crate::storage::record;
 
 openraft::declare_raft_types!(
@@ -33,8 +34,8 @@ pub type RaftEntry = openraft::type_config::alias::EntryOf<TypeConfig>;
 pub type StoredMembership = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
 /// What a snapshot covers.
 pub type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
-/// A snapshot: what it covers and the encoded state.
-pub type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, Bytes>;
+/// A snapshot: what it covers and the state.
+pub type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, StateImage>;
 
 /// An encoded [`crate::state_machine::command::Entry`].
 #[derive(Clone, PartialEq, Eq)]

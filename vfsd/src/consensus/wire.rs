@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::snapshot_store::SnapshotHead;
+use crate::state_machine::blob::BlobDigest;
 use crate::state_machine::ids::{LogIndex, SessionId};
 use crate::state_machine::outcome::Outcome;
 use crate::storage::record::{Position, Vote};
@@ -91,19 +92,22 @@ pub struct Transfer {
     pub last: Option<Position>,
 }
 
-/// A part of a snapshot; the parts come in order, on one connection.
+/// A part of a snapshot: of its manifest, then of each content that the receiver lacks. They come in order, on one
+/// connection.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SnapshotPart<'a> {
     /// The leader's vote.
     pub vote: Vote,
     /// What the snapshot covers.
     pub head: SnapshotHead,
-    /// Size of the whole.
+    /// Size of the manifest or content.
     pub total: u64,
     /// Where this part begins.
     pub offset: u64,
     /// The bytes.
     pub data: &'a [u8],
+    /// The content that this belongs to; `None` for the manifest.
+    pub blob: Option<BlobDigest>,
 }
 
 /// A change of the cluster, decided and made by the leader.
@@ -182,6 +186,8 @@ pub enum Reply {
     NotLeader(Option<u64>),
     /// The leader cannot answer now.
     NotReady(String),
+    /// To the last part of a manifest: the contents to send next.
+    SnapshotLacks(Vec<BlobDigest>),
 }
 
 /// See the Raft paper.

@@ -5,6 +5,7 @@
 //! may lead, when a session has expired (the leader's `consensus/lease_keeper.rs` judges and proposes).
 
 mod apply;
+pub mod blob;
 pub mod command;
 pub mod content;
 pub mod ids;

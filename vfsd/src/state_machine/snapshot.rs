@@ -1,15 +1,17 @@
-//! The whole state as bytes: what a snapshot file holds and what the digest covers.
+//! The whole state as a manifest and the large contents that it names by digest: what a snapshot holds.
 //!
-//! Format: a version byte, then one postcard document. Equal states give equal bytes. Contents above
-//! [`BLOB_BYTES_MIN`] stand once by digest, whatever files share them. `docs/FORMATS.md` describes it.
-//! Not here: the frame of the file and its checksum (`consensus/snapshot_store.rs`).
+//! Format of the manifest: a version byte, then one postcard document. Equal states give equal bytes, so the digest of
+//! the manifest is the digest of the state. Contents above [`BLOB_BYTES_MIN`] stand in it by digest, once, whatever
+//! files share them. `docs/FORMATS.md` describes it. Not here: the frame of the file and its checksum
+//! (`consensus/snapshot_store.rs`), the bytes of a content (`blob.rs`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::StateMachine;
+use super::blob::{self, BLOB_BYTES_MIN, BlobDigest, ContentImage};
 use super::command::{Author, JoinToken, Member};
 use super::content::Content;
 use super::ids::{InodeNo, LogIndex, NodeId, RequestNo, SessionId};
@@ -21,17 +23,16 @@ use super::namespace::Namespace;
 use super::outcome::Outcome;
 use super::session::{Answer, Session};
 
-/// First byte of every snapshot.
-const SNAPSHOT_VERSION: u8 = 1;
-/// Contents above this size are stored by digest.
-const BLOB_BYTES_MIN: u64 = 64 * 1024;
+/// First byte of every manifest.
+const SNAPSHOT_VERSION: u8 = 2;
 
 /// Why bytes are not a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
     /// Written by a version that this one does not know.
     #[error(
-        "snapshot format {0} is not known to this version (it knows {SNAPSHOT_VERSION}); upgrade this node"
+        "snapshot format {0} is not known to this version (it knows {SNAPSHOT_VERSION}); \
+         run the version that wrote it, or: vfsd rejoin"
     )]
     Version(u8),
     /// Not a snapshot, or damaged.
@@ -42,6 +43,18 @@ pub enum SnapshotError {
         /// What is wrong.
         reason: String,
     },
+    /// A content that the manifest names is not there.
+    #[error("the snapshot names the content {0}, which is not there")]
+    Missing(BlobDigest),
+}
+
+/// A state as a snapshot holds it. A clone is cheap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateImage {
+    /// Everything but the large contents.
+    pub manifest: Arc<[u8]>,
+    /// The large contents, shared with the state that the image was made of.
+    pub blobs: Arc<BTreeMap<BlobDigest, Content>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -52,7 +65,7 @@ struct Image {
     members: Vec<Member>,
     tokens: Vec<JoinToken>,
     next_inode: InodeNo,
-    blobs: Vec<([u8; 32], ContentImage)>,
+    blobs: Vec<BlobDigest>,
     authors: Vec<Author>,
     inodes: Vec<InodeImage>,
     locks: Vec<LockImage>,
@@ -76,19 +89,13 @@ struct InodeImage {
 #[derive(Serialize, Deserialize)]
 enum KindImage {
     Regular(ContentImage),
-    Blob([u8; 32]),
+    Blob(BlobDigest),
     Directory,
     Symlink(Vec<u8>),
     Fifo,
     Socket,
     CharDevice(u32),
     BlockDevice(u32),
-}
-
-#[derive(Serialize, Deserialize)]
-struct ContentImage {
-    size: u64,
-    chunks: Vec<(u32, Vec<u8>)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -111,43 +118,46 @@ struct SessionImage {
 }
 
 impl StateMachine {
-    /// The state as bytes; equal states give equal bytes.
-    pub fn encode_snapshot(&self) -> Vec<u8> {
-        postcard::to_extend(&self.image(), vec![SNAPSHOT_VERSION])
-            .expect("plain data encodes into a growing buffer")
+    /// The state as a snapshot holds it; equal states give equal images.
+    pub fn image(&self) -> StateImage {
+        let (image, blobs) = self.parts();
+        let manifest = postcard::to_extend(&image, vec![SNAPSHOT_VERSION])
+            .expect("plain data encodes into a growing buffer");
+        StateImage {
+            manifest: manifest.into(),
+            blobs: Arc::new(blobs),
+        }
     }
 
-    /// BLAKE3 of [`StateMachine::encode_snapshot`]: replicas compare it at the same index.
+    /// BLAKE3 of the manifest, which holds the digest of each large content: replicas compare it at the same index.
     pub fn digest(&self) -> [u8; 32] {
-        blake3::hash(&self.encode_snapshot()).into()
+        blake3::hash(&self.image().manifest).into()
     }
 
-    /// Reads what [`StateMachine::encode_snapshot`] wrote.
+    /// The state of which [`StateMachine::image`] made `image`.
     ///
     /// # Errors
     /// [`SnapshotError`]; a state that breaks an invariant is refused too.
-    pub fn decode_snapshot(bytes: &[u8]) -> Result<Self, SnapshotError> {
-        let malformed = |reason: String| SnapshotError::Malformed {
-            len: bytes.len(),
+    pub fn from_image(image: &StateImage) -> Result<Self, SnapshotError> {
+        let parts = parse(&image.manifest)?;
+        let mut named = BTreeMap::new();
+        for digest in &parts.blobs {
+            let content = image
+                .blobs
+                .get(digest)
+                .ok_or(SnapshotError::Missing(*digest))?;
+            named.insert(*digest, content);
+        }
+        let malformed = |reason| SnapshotError::Malformed {
+            len: image.manifest.len(),
             reason,
         };
-        let (&version, rest) = bytes
-            .split_first()
-            .ok_or_else(|| malformed("it is empty".into()))?;
-        if version != SNAPSHOT_VERSION {
-            return Err(SnapshotError::Version(version));
-        }
-        let (image, tail) =
-            postcard::take_from_bytes::<Image>(rest).map_err(|e| malformed(e.to_string()))?;
-        if !tail.is_empty() {
-            return Err(malformed(format!("{} bytes follow it", tail.len())));
-        }
-        let state = Self::from_image(image).map_err(malformed)?;
+        let state = Self::from_parts(parts, &named).map_err(malformed)?;
         super::invariants::check(&state).map_err(malformed)?;
         Ok(state)
     }
 
-    fn image(&self) -> Image {
+    fn parts(&self) -> (Image, BTreeMap<BlobDigest, Content>) {
         let mut blobs = BTreeMap::new();
         let mut authors = AuthorTable::default();
         let inodes = self
@@ -155,14 +165,14 @@ impl StateMachine {
             .inodes()
             .map(|inode| inode_image(inode, &mut blobs, &mut authors))
             .collect();
-        Image {
+        let image = Image {
             applied: self.applied,
             log_time: self.log_time,
             cluster: self.cluster.clone(),
             members: self.members.values().cloned().collect(),
             tokens: self.tokens.values().cloned().collect(),
             next_inode: self.tree.next_number(),
-            blobs: blobs.into_iter().collect(),
+            blobs: blobs.keys().copied().collect(),
             authors: authors.list,
             inodes,
             locks: self
@@ -175,23 +185,16 @@ impl StateMachine {
                 .iter()
                 .map(|(id, session)| session_image(id, session))
                 .collect(),
-        }
+        };
+        (image, blobs)
     }
 
-    fn from_image(image: Image) -> Result<Self, String> {
-        let mut blobs = BTreeMap::new();
-        for (digest, blob) in image.blobs {
-            let content = content_of(blob)?;
-            if blob_digest(&content) != digest {
-                return Err("a content does not have its digest".into());
-            }
-            blobs.insert(digest, content);
-        }
+    fn from_parts(image: Image, blobs: &BTreeMap<BlobDigest, &Content>) -> Result<Self, String> {
         let authors: Vec<Arc<Author>> = image.authors.into_iter().map(Arc::new).collect();
         let inodes: Result<Vec<Inode>, String> = image
             .inodes
             .into_iter()
-            .map(|inode| inode_of(inode, &blobs, &authors))
+            .map(|inode| inode_of(inode, blobs, &authors))
             .collect();
         let mut state = Self {
             applied: image.applied,
@@ -247,6 +250,33 @@ impl StateMachine {
     }
 }
 
+/// The contents that a manifest names.
+///
+/// # Errors
+/// [`SnapshotError::Version`], [`SnapshotError::Malformed`].
+pub fn named_in(manifest: &[u8]) -> Result<BTreeSet<BlobDigest>, SnapshotError> {
+    parse(manifest).map(|image| image.blobs.into_iter().collect())
+}
+
+fn parse(manifest: &[u8]) -> Result<Image, SnapshotError> {
+    let malformed = |reason| SnapshotError::Malformed {
+        len: manifest.len(),
+        reason,
+    };
+    let (&version, rest) = manifest
+        .split_first()
+        .ok_or_else(|| malformed("it is empty".into()))?;
+    if version != SNAPSHOT_VERSION {
+        return Err(SnapshotError::Version(version));
+    }
+    let (image, tail) =
+        postcard::take_from_bytes::<Image>(rest).map_err(|e| malformed(e.to_string()))?;
+    if !tail.is_empty() {
+        return Err(malformed(format!("{} bytes follow it", tail.len())));
+    }
+    Ok(image)
+}
+
 /// Authors repeat all over the tree: each stands once, in the order of first use.
 #[derive(Default)]
 struct AuthorTable {
@@ -275,18 +305,16 @@ impl AuthorTable {
 
 fn inode_image(
     inode: &Inode,
-    blobs: &mut BTreeMap<[u8; 32], ContentImage>,
+    blobs: &mut BTreeMap<BlobDigest, Content>,
     authors: &mut AuthorTable,
 ) -> InodeImage {
     let kind = match &inode.kind {
         Kind::Regular(content) if content.size() > BLOB_BYTES_MIN => {
-            let digest = blob_digest(content);
-            blobs
-                .entry(digest)
-                .or_insert_with(|| content_image(content));
+            let digest = BlobDigest::of(&blob::encode(content));
+            blobs.entry(digest).or_insert_with(|| content.clone());
             KindImage::Blob(digest)
         }
-        Kind::Regular(content) => KindImage::Regular(content_image(content)),
+        Kind::Regular(content) => KindImage::Regular(ContentImage::of(content)),
         Kind::Directory(_) => KindImage::Directory,
         Kind::Symlink(target) => KindImage::Symlink(target.to_vec()),
         Kind::Fifo => KindImage::Fifo,
@@ -318,17 +346,17 @@ fn inode_image(
 
 fn inode_of(
     image: InodeImage,
-    blobs: &BTreeMap<[u8; 32], Content>,
+    blobs: &BTreeMap<BlobDigest, &Content>,
     authors: &[Arc<Author>],
 ) -> Result<Inode, String> {
     let number = image.number;
     let kind = match image.kind {
-        KindImage::Regular(content) => Kind::Regular(content_of(content)?),
+        KindImage::Regular(content) => Kind::Regular(content.into_content()?),
         KindImage::Blob(digest) => Kind::Regular(
-            blobs
+            (*blobs
                 .get(&digest)
-                .ok_or_else(|| format!("inode {number} names a missing content"))?
-                .clone(),
+                .ok_or_else(|| format!("inode {number} names a missing content"))?)
+            .clone(),
         ),
         KindImage::Directory => Kind::Directory(Directory::default()),
         KindImage::Symlink(target) => Kind::Symlink(target.into()),
@@ -373,32 +401,6 @@ fn inode_of(
         xattrs,
         names,
     })
-}
-
-fn content_image(content: &Content) -> ContentImage {
-    let chunks = content
-        .chunks()
-        .map(|(number, bytes)| (number, bytes.to_vec()))
-        .collect();
-    ContentImage {
-        size: content.size(),
-        chunks,
-    }
-}
-
-fn content_of(image: ContentImage) -> Result<Content, String> {
-    Content::from_chunks(image.size, image.chunks)
-        .ok_or_else(|| "a content has impossible pieces".into())
-}
-
-fn blob_digest(content: &Content) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&content.size().to_le_bytes());
-    for (number, bytes) in content.chunks() {
-        hasher.update(&number.to_le_bytes());
-        hasher.update(bytes);
-    }
-    hasher.finalize().into()
 }
 
 fn lock_image(inode: InodeNo, lock: &Lock) -> LockImage {

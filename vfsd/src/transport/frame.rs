@@ -8,7 +8,7 @@ use tokio_util::codec::LengthDelimitedCodec;
 use crate::limits::FRAME_BYTES_MAX;
 
 /// Version of the frames and of what is in them.
-pub const WIRE_VERSION: u8 = 1;
+pub const WIRE_VERSION: u8 = 2;
 const HEADER_LEN: usize = 10;
 
 /// What a frame is.

@@ -9,6 +9,7 @@ use super::super::command::*;
 use super::super::ids::*;
 use super::super::invariants;
 use super::super::log_time::*;
+use super::super::snapshot::{SnapshotError, StateImage, named_in};
 
 const ENTRIES: u64 = 3000;
 
@@ -234,14 +235,10 @@ fn replicas_stay_equal_and_whole_under_random_entries() {
             panic!("entry {number} {:?} breaks: {broken}", entry.command);
         }
         if number % 97 == 0 {
-            let image = one.encode_snapshot();
-            other = StateMachine::decode_snapshot(&image).unwrap();
+            let image = one.image();
+            other = StateMachine::from_image(&image).unwrap();
             assert_eq!(other, one, "a snapshot continues like the original");
-            assert_eq!(
-                other.encode_snapshot(),
-                image,
-                "equal states give equal bytes"
-            );
+            assert_eq!(other.image(), image, "equal states give equal images");
         }
     }
     assert_eq!(one.digest(), other.digest());
@@ -259,22 +256,32 @@ fn a_damaged_snapshot_is_refused_and_never_panics() {
         let entry = any_entry(&mut rng, &state, number);
         state.apply(LogIndex(number), &entry);
     }
-    let image = state.encode_snapshot();
+    let image = state.image();
+    let with = |manifest: &[u8]| StateImage {
+        manifest: manifest.into(),
+        blobs: image.blobs.clone(),
+    };
     assert!(matches!(
-        StateMachine::decode_snapshot(&[9]),
-        Err(super::super::snapshot::SnapshotError::Version(9))
+        StateMachine::from_image(&with(&[9])),
+        Err(SnapshotError::Version(9))
     ));
-    for cut in (0..image.len()).step_by(1 + image.len() / 300) {
-        assert!(
-            StateMachine::decode_snapshot(&image[..cut]).is_err(),
-            "cut at {cut}"
-        );
+    let missing = StateImage {
+        manifest: image.manifest.clone(),
+        blobs: Default::default(),
+    };
+    let refused = StateMachine::from_image(&missing);
+    let names_any = !named_in(&image.manifest).unwrap().is_empty();
+    assert_eq!(matches!(refused, Err(SnapshotError::Missing(_))), names_any);
+    let len = image.manifest.len();
+    for cut in (0..len).step_by(1 + len / 300) {
+        let refused = StateMachine::from_image(&with(&image.manifest[..cut]));
+        assert!(refused.is_err(), "cut at {cut}");
     }
     for _ in 0..300 {
-        let mut bytes = image.clone();
+        let mut bytes = image.manifest.to_vec();
         let at = rng.random_range(1..bytes.len());
         bytes[at] ^= 1 << rng.random_range(0..8);
         // A flipped bit may give another valid state; the frame's checksum is what tells. It must only never panic.
-        let _ = StateMachine::decode_snapshot(&bytes);
+        let _ = StateMachine::from_image(&with(&bytes));
     }
 }

@@ -1,0 +1,258 @@
+//! A snapshot that is being received: first the manifest, then the contents that this node lacks.
+//!
+//! Invariants: parts come in order and add up to what the first of them said; the whole never exceeds
+//! [`SNAPSHOT_BYTES_MAX`]; a content is taken only under its digest. Pure: what this node has is given to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::wire::SnapshotPart;
+use crate::limits::SNAPSHOT_BYTES_MAX;
+use crate::state_machine::blob::{self, BlobDigest};
+use crate::state_machine::content::Content;
+use crate::state_machine::snapshot::{StateImage, named_in};
+use crate::storage::record::Position;
+
+/// What came of a part.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// More parts are expected.
+    GoOn,
+    /// The manifest is whole: [`IncomingSnapshot::lack`] must be told what of this is here already.
+    Names(BTreeSet<BlobDigest>),
+    /// The last lacking content is there.
+    Whole(StateImage),
+}
+
+/// A snapshot of one sender.
+#[derive(Debug)]
+pub struct IncomingSnapshot {
+    last: Option<Position>,
+    // What the parts belong to: the manifest, or a content.
+    current: Option<BlobDigest>,
+    bytes: Vec<u8>,
+    total: u64,
+    manifest: Arc<[u8]>,
+    blobs: BTreeMap<BlobDigest, Content>,
+    lacking: BTreeSet<BlobDigest>,
+}
+
+impl IncomingSnapshot {
+    /// Begins with the first part.
+    ///
+    /// # Errors
+    /// If it is not a first part.
+    pub fn begin(part: &SnapshotPart<'_>) -> Result<Self, String> {
+        if part.blob.is_some() || part.offset > 0 {
+            return Err(out_of_order(part));
+        }
+        Ok(Self {
+            last: part.head.last,
+            current: None,
+            bytes: Vec::new(),
+            total: 0,
+            manifest: Arc::default(),
+            blobs: BTreeMap::new(),
+            lacking: BTreeSet::new(),
+        })
+    }
+
+    /// Takes a part.
+    ///
+    /// # Errors
+    /// If it does not follow the one before, is too long, or completes what is not what it should be. The snapshot is
+    /// then of no use.
+    pub fn take(&mut self, part: &SnapshotPart<'_>) -> Result<Progress, String> {
+        if part.offset == 0 {
+            self.current = part.blob;
+            self.bytes.clear();
+        }
+        let follows = self.last == part.head.last
+            && self.current == part.blob
+            && self.bytes.len() as u64 == part.offset;
+        let is_expected = match part.blob {
+            None => self.manifest.is_empty(),
+            Some(digest) => self.lacking.contains(&digest),
+        };
+        if !follows || !is_expected {
+            return Err(out_of_order(part));
+        }
+        let whole = self.total.saturating_add(part.total);
+        if whole > SNAPSHOT_BYTES_MAX {
+            return Err(format!(
+                "a snapshot of {whole} bytes is larger than {SNAPSHOT_BYTES_MAX}"
+            ));
+        }
+        self.bytes.extend_from_slice(part.data);
+        match (self.bytes.len() as u64).cmp(&part.total) {
+            std::cmp::Ordering::Less => Ok(Progress::GoOn),
+            std::cmp::Ordering::Equal => self.complete(part.blob),
+            std::cmp::Ordering::Greater => {
+                let total = part.total;
+                Err(format!(
+                    "the parts are longer than the whole of {total} bytes"
+                ))
+            }
+        }
+    }
+
+    fn complete(&mut self, blob: Option<BlobDigest>) -> Result<Progress, String> {
+        let bytes = std::mem::take(&mut self.bytes);
+        self.total += bytes.len() as u64;
+        let Some(digest) = blob else {
+            let named = named_in(&bytes).map_err(|error| error.to_string())?;
+            self.manifest = bytes.into();
+            return Ok(Progress::Names(named));
+        };
+        let content = blob::decode(digest, &bytes)?;
+        self.lacking.remove(&digest);
+        self.blobs.insert(digest, content);
+        Ok(if self.lacking.is_empty() {
+            Progress::Whole(self.image())
+        } else {
+            Progress::GoOn
+        })
+    }
+
+    /// Takes what of `named` is `here` already, and returns what is lacking, or the whole if nothing is.
+    pub fn lack(
+        &mut self,
+        named: BTreeSet<BlobDigest>,
+        here: BTreeMap<BlobDigest, Content>,
+    ) -> Result<StateImage, Vec<BlobDigest>> {
+        self.blobs = here;
+        self.lacking = named;
+        self.lacking
+            .retain(|digest| !self.blobs.contains_key(digest));
+        if self.lacking.is_empty() {
+            Ok(self.image())
+        } else {
+            Err(self.lacking.iter().copied().collect())
+        }
+    }
+
+    fn image(&mut self) -> StateImage {
+        StateImage {
+            manifest: Arc::clone(&self.manifest),
+            blobs: Arc::new(std::mem::take(&mut self.blobs)),
+        }
+    }
+}
+
+fn out_of_order(part: &SnapshotPart<'_>) -> String {
+    let of = part
+        .blob
+        .map_or("the manifest".to_owned(), |digest| format!("{digest}"));
+    let offset = part.offset;
+    format!("the part of {of} at {offset} does not follow the ones before")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consensus::images_test::image;
+    use crate::consensus::snapshot_store::SnapshotHead;
+    use crate::storage::record::Vote;
+
+    fn part(
+        blob: Option<BlobDigest>,
+        total: usize,
+        offset: usize,
+        data: &[u8],
+    ) -> SnapshotPart<'_> {
+        SnapshotPart {
+            vote: Vote {
+                term: 1,
+                node: 1,
+                committed: true,
+            },
+            head: SnapshotHead {
+                last: Some(Position { term: 1, index: 9 }),
+                membership: Default::default(),
+            },
+            blob,
+            total: total as u64,
+            offset: offset as u64,
+            data,
+        }
+    }
+
+    /// Takes `bytes` in two parts.
+    fn send(
+        incoming: &mut IncomingSnapshot,
+        blob: Option<BlobDigest>,
+        bytes: &[u8],
+    ) -> Result<Progress, String> {
+        let (first, second) = bytes.split_at(bytes.len() / 2);
+        let progress = incoming.take(&part(blob, bytes.len(), 0, first))?;
+        assert_eq!(progress, Progress::GoOn);
+        incoming.take(&part(blob, bytes.len(), first.len(), second))
+    }
+
+    #[test]
+    fn only_what_is_lacking_is_sent_and_the_whole_comes_out() {
+        let image = image(&[1, 2, 3]);
+        let mut incoming = IncomingSnapshot::begin(&part(None, 9, 0, b"")).unwrap();
+        let Ok(Progress::Names(named)) = send(&mut incoming, None, &image.manifest) else {
+            panic!("the manifest is whole")
+        };
+        let mut digests = named.iter().copied();
+        let (here, one, two) = (digests.next(), digests.next(), digests.next());
+        let here = BTreeMap::from([(here.unwrap(), image.blobs[&here.unwrap()].clone())]);
+        let lacking = incoming.lack(named.clone(), here).unwrap_err();
+        assert_eq!(lacking, [one.unwrap(), two.unwrap()]);
+        let bytes = |digest| blob::encode(&image.blobs[&digest]);
+        let progress = send(&mut incoming, two, &bytes(two.unwrap())).unwrap();
+        assert_eq!(progress, Progress::GoOn);
+        let again = send(&mut incoming, two, &bytes(two.unwrap()));
+        assert!(again.is_err(), "it was not lacking any more");
+        let progress = send(&mut incoming, one, &bytes(one.unwrap())).unwrap();
+        assert_eq!(progress, Progress::Whole(image.clone()));
+    }
+
+    #[test]
+    fn a_node_that_lacks_nothing_gets_the_manifest_alone() {
+        let image = image(&[1]);
+        let mut incoming = IncomingSnapshot::begin(&part(None, 9, 0, b"")).unwrap();
+        let Ok(Progress::Names(named)) = send(&mut incoming, None, &image.manifest) else {
+            panic!("the manifest is whole")
+        };
+        assert_eq!(incoming.lack(named, (*image.blobs).clone()), Ok(image));
+    }
+
+    #[test]
+    fn a_part_that_does_not_follow_is_refused() {
+        assert!(IncomingSnapshot::begin(&part(None, 6, 3, b"def")).is_err());
+        let mut incoming = IncomingSnapshot::begin(&part(None, 6, 0, b"abc")).unwrap();
+        incoming.take(&part(None, 6, 0, b"abc")).unwrap();
+        let mut of_another = part(None, 6, 3, b"def");
+        of_another.head.last = Some(Position { term: 1, index: 10 });
+        assert!(incoming.take(&of_another).is_err(), "of another snapshot");
+        assert!(incoming.take(&part(None, 6, 4, b"ef")).is_err(), "a gap");
+        let content = Some(BlobDigest::of(b"x"));
+        assert!(
+            incoming.take(&part(content, 1, 0, b"x")).is_err(),
+            "unasked"
+        );
+    }
+
+    #[test]
+    fn what_is_too_long_or_not_what_it_should_be_is_refused() {
+        let begun = || IncomingSnapshot::begin(&part(None, 6, 0, b"")).unwrap();
+        assert!(begun().take(&part(None, 2, 0, b"too long")).is_err());
+        let mut vast = part(None, 1, 0, b"");
+        vast.total = SNAPSHOT_BYTES_MAX + 1;
+        assert!(begun().take(&vast).is_err());
+        assert!(
+            begun().take(&part(None, 3, 0, b"abc")).is_err(),
+            "no manifest"
+        );
+        let image = image(&[1]);
+        let digest = image.blobs.keys().next().copied();
+        let mut incoming = begun();
+        send(&mut incoming, None, &image.manifest).unwrap();
+        let named = image.blobs.keys().copied().collect();
+        incoming.lack(named, BTreeMap::new()).unwrap_err();
+        assert!(incoming.take(&part(digest, 3, 0, b"abc")).is_err());
+    }
+}
