@@ -10,6 +10,7 @@ mod random_events;
 mod reading;
 mod shared_log;
 mod shell;
+mod tree;
 mod writing;
 
 use std::path::{Path, PathBuf};
@@ -115,8 +116,9 @@ fn kernel_is_at_least(major: u32, minor: u32) -> bool {
 }
 
 fn sh(folder: &Path, cluster: &Cluster, script: &str) -> std::process::Output {
-    std::process::Command::new("bash")
-        .args(["-euc", script])
+    // A script that waits in vain fails instead of waiting for ever.
+    std::process::Command::new("timeout")
+        .args(["120", "bash", "-euc", script])
         .current_dir(folder)
         .env("A", cluster.path(1, ""))
         .env("B", cluster.path(2, ""))

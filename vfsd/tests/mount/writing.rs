@@ -349,6 +349,53 @@ PY
     );
 }
 
+/// "Stores through a shared mapping are committed ... after a second", also while the mapping stays.
+#[test]
+fn a_store_through_a_mapping_is_committed_without_a_call() {
+    let cluster = Cluster::start();
+    run_with_shared_mapping(
+        &cluster,
+        r#"
+        python3 - <<'PY'
+import mmap, os, time
+path, seen = os.environ['A'] + '/x', os.environ['B'] + '/x'
+open(path, 'w').write('old')
+with open(path, 'r+b') as f:
+    m = mmap.mmap(f.fileno(), 3)
+    m[:] = b'new'
+    # The kernel's own writeback, which takes its time otherwise.
+    os.sync()
+    deadline = time.monotonic() + 20
+    while open(seen).read() != 'new':
+        assert time.monotonic() < deadline
+PY
+        "#,
+    );
+}
+
+/// "Nobody can be told of its failure, so it is tried again and named in `status.json` (`pending`)."
+#[test]
+fn a_last_close_that_cannot_be_committed_is_named_and_tried_again() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        echo old > $A/x; mkfifo go
+        (exec 3<>$A/x; (read -r line < go; echo new >&3) > /dev/null 2>&1 & )
+        "#,
+    );
+    cluster.log.set_quorum(false);
+    // The child that writes has not opened the file, so its close is the last one and tells nobody.
+    let pending =
+        r#"python3 -c "import json; print(json.load(open('$A/.vfs/status.json'))['pending'])""#;
+    let script = "echo > go; until PENDING | grep -q \"'/*x'\"; do :; done; [ $(cat $B/x) = old ]";
+    run(&cluster, &script.replace("PENDING", pending));
+    cluster.log.set_quorum(true);
+    let script =
+        r#"until [ $(cat $B/x) = new ]; do :; done; until PENDING | grep -qF '[]'; do :; done"#;
+    run(&cluster, &script.replace("PENDING", pending));
+}
+
 /// "A caller that waits ends on SIGKILL."
 #[test]
 fn a_killed_caller_does_not_wait_for_a_majority() {

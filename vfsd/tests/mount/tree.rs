@@ -1,0 +1,80 @@
+//! What the tree holds and where it ends. Each test quotes the sentence of docs/SEMANTICS.md that it shows.
+
+use crate::{Cluster, run};
+
+/// "These four exist from the first start and can be neither removed nor renamed. Anybody with the rights may make
+/// other entries."
+#[test]
+fn the_four_roots_stay_where_they_are() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        for root in mid ctx run lk; do
+            (rmdir $A/$root) 2>&1 | grep -q 'not permitted'
+            (mv $A/$root $A/other) 2>&1 | grep -q 'not permitted'
+            [ -d $B/$root ]
+        done
+        mkdir $A/other; (mv -T --no-copy $A/other $A/run || mv -T $A/other $A/run) 2>&1 | grep -q 'not permitted'
+        echo mine > $A/other/x; [ "$(cat $B/other/x)" = mine ]
+        "#,
+    );
+}
+
+/// "Symbolic and hard links, fifos, sockets, devices, modes, owners, nanosecond times, extended attributes ...
+/// `RENAME_NOREPLACE` and `RENAME_EXCHANGE`": what `cp`, `tar` and `mv` of the other tests do not use.
+#[test]
+fn every_kind_of_file_and_rename_works() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        mkdir $A/home; cd $A/home
+        mknod null c 1 3; [ "$(stat -c %F:%t,%T $B/home/null)" = 'character special file:1,3' ]
+        mknod disk b 7 0; [ -b $B/home/disk ]
+        setfattr -n trusted.t -v 1 disk; [ "$(getfattr --only-values -n trusted.t $B/home/disk)" = 1 ]
+        python3 - <<'PY'
+import ctypes, errno, os, socket
+socket.socket(socket.AF_UNIX).bind('socket')
+assert os.path.exists(os.environ['B'] + '/home/socket')
+libc = ctypes.CDLL(None, use_errno=True)
+rename = lambda a, b, flags: libc.renameat2(-100, a, -100, b, flags)
+for name in 'ab': open(name, 'w').write(name)
+assert rename(b'a', b'b', 1) == -1 and ctypes.get_errno() == errno.EEXIST, 'RENAME_NOREPLACE'
+assert rename(b'a', b'b', 2) == 0, 'RENAME_EXCHANGE'
+assert open(os.environ['B'] + '/home/a').read() == 'b' and open(os.environ['B'] + '/home/b').read() == 'a'
+PY
+        "#,
+    );
+}
+
+/// "A name has at most 255 bytes (ENAMETOOLONG), a file 16 MiB (EFBIG) ... `df` tells what is used."
+#[test]
+fn the_bounds_are_told_by_their_errors() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        name=$(printf 'n%.0s' $(seq 255)); touch $A/$name; [ -e $B/$name ]
+        (touch $A/n$name) 2>&1 | grep -q 'File name too long'
+        truncate -s 16M $A/large; (echo more >> $A/large) 2>&1 | grep -q 'File too large'
+        [ "$(stat -c %s $B/large)" = $((16 << 20)) ]
+        used() { df --output=used -B1 $B | tail -n1; }
+        before=$(used); head -c 1000000 /dev/zero | tr '\0' x > $A/full; [ $(($(used) - before)) -ge 1000000 ]
+        "#,
+    );
+}
+
+/// "`/.vfs` is entered by name and never listed: `cp -r` and `rm -rf` do not walk into it."
+#[test]
+fn tools_do_not_walk_into_the_virtual_directory() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        echo kept > $A/mid/x; cp -r $B copy; [ ! -e copy/.vfs ]; [ "$(cat copy/mid/x)" = kept ]
+        [ -z "$(find $A -name .vfs)" ]; python3 -m json.tool $A/.vfs/members.json > /dev/null
+        (rm -rf $A/.vfs) 2>&1 | grep -qE 'Read-only|not permitted'; [ -e $A/.vfs/status.json ]
+        "#,
+    );
+}
