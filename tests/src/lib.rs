@@ -7,6 +7,7 @@
 pub mod cluster;
 pub mod crash;
 pub mod deployment;
+pub mod events;
 pub mod formation;
 pub mod limits;
 pub mod mounted;

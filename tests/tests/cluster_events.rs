@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use system_tests::cluster::{Background, Node};
+use system_tests::events::is_told_at_least;
 use system_tests::formation;
 use system_tests::limits;
 use system_tests::mounted::{Mounted, barrier};
@@ -210,27 +211,6 @@ fn missing(of_nodes: &[Vec<String>], acting: usize) -> Option<String> {
         other + 1,
         of_nodes[other]
     ))
-}
-
-fn is_told_at_least(own: &[String], all: &[String]) -> bool {
-    let of_names = |events: &[String]| -> Vec<String> {
-        let some = events.iter().filter(|event| !may_be_of_another_name(event));
-        some.cloned().collect()
-    };
-    let between = |events| <[String]>::split(events, |event| !may_be_of_another_name(event));
-    of_names(own) == of_names(all)
-        && between(own).zip(between(all)).all(|(own, all)| {
-            let mut own = own.to_vec();
-            own.dedup();
-            let mut all = all.iter();
-            own.iter().all(|event| all.any(|told| told == event))
-        })
-}
-
-fn may_be_of_another_name(event: &str) -> bool {
-    ["IN_MODIFY", "IN_CLOSE_WRITE", "IN_ATTRIB"]
-        .iter()
-        .any(|kind| event.contains(kind))
 }
 
 /// Where the nodes' events of one object first differ, with what came around it.

@@ -90,7 +90,7 @@ impl Pass<'_> {
         if self.machine.take_over(&deadline) {
             let limit = record.policy.deadline().as_secs();
             let reason = format!("it was not done within the deadline of {limit} s");
-            let hint = "see: dsm-agent log, then dsm-agent retry, or raise policy.deadline";
+            let hint = "raise policy.deadline in the wish, if it only needs longer";
             self.finish(generation, Outcome::Failed, reason, hint);
             return Situation::Converging(Vec::new());
         }

@@ -182,9 +182,12 @@ impl Pass<'_> {
                     .as_ref()
                     .and_then(|found| found.result.as_ref());
                 let reason = result.map_or_else(String::new, |result| result.reason.clone());
-                let fallback = format!("dsm-agent log {0}, then dsm-agent retry {0}", self.view.id);
+                let fallback = format!(
+                    "dsm-agent log {0} tells how it went, dsm-agent retry {0} tries again",
+                    self.view.id
+                );
                 let hint = match result.map(|result| result.hint.as_str()) {
-                    Some(hint) if !hint.is_empty() => format!("{hint}; then {fallback}"),
+                    Some(hint) if !hint.is_empty() => format!("{hint}; {fallback}"),
                     _ => fallback,
                 };
                 let mut troubles = vec![Trouble::blocks(reason, &hint)];

@@ -5,7 +5,7 @@
 
 use std::process::Stdio;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use system_tests::cluster::{Change, Cluster, DEMO_SUBNET, Node, Product};
 use system_tests::deployment::Deployment;
 use system_tests::wait::{wait_for, wait_until};
@@ -121,7 +121,12 @@ fn watch(user: &Node) -> Result<()> {
         view.wait()?;
     }
     ended?;
-    Deployment::new(NAME)
+    let deployment = Deployment::new(NAME);
+    let status = deployment.status(user)?.unwrap_or_default();
+    if status["phase"] == "Failed" {
+        bail!("{NAME} has failed; what it says above is what to do, in: scripts/demo.sh shell n2");
+    }
+    deployment
         .wait_for(user, "Active", 1, limits::REPLICATION_MAX)
         .map(drop)
 }
