@@ -96,7 +96,10 @@ pub(crate) fn one(place: &Place, id: &DeploymentId, watch: bool) -> Result<Exit,
     let quorum = warn_without_quorum(place);
     let mut shown = String::new();
     let mut lines = 0;
-    let terminal = std::io::stdout().is_terminal();
+    // A dumb terminal, and one without colours, gets no escape sequences: there nothing can be overwritten either.
+    let stdout = std::io::stdout();
+    let terminal = stdout.is_terminal()
+        && anstream::AutoStream::choice(&stdout) != anstream::ColorChoice::Never;
     loop {
         let began = Instant::now();
         let status = current(place, id)?;

@@ -29,20 +29,21 @@ impl BlobStore {
     /// # Errors
     /// If the disk refuses; contents that were stored before are then still there.
     pub fn insert(&self, contents: &BTreeMap<BlobDigest, Content>) -> io::Result<()> {
-        if contents.is_empty() {
+        let Some(&some) = contents.keys().next() else {
             return Ok(());
-        }
+        };
         if !self.dir.exists() {
             fs::create_dir(&self.dir)?;
             atomic_file::sync_parent(&self.dir)?;
         }
-        for (digest, content) in contents {
-            let path = self.path(*digest);
+        for (&digest, content) in contents {
+            let path = self.path(digest);
             if !path.exists() {
-                atomic_file::write(&path, &blob::encode(content), 0o600)?;
+                atomic_file::write_unlisted(&path, &blob::encode(content), 0o600)?;
             }
         }
-        Ok(())
+        // One for all of them, also for those that a crash has left without.
+        Ok(atomic_file::sync_parent(&self.path(some))?)
     }
 
     /// The content with this digest, if it is there. Blocks on the disk.

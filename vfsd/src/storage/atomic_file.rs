@@ -15,6 +15,15 @@ use super::StorageError;
 /// # Errors
 /// [`StorageError::Io`] naming the step that failed; the old content then still stands.
 pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), StorageError> {
+    write_unlisted(path, content, mode)?;
+    sync_parent(path)
+}
+
+/// As [`write`], but the name is durable only after a [`sync_parent`] that follows: one for many files.
+///
+/// # Errors
+/// As there.
+pub fn write_unlisted(path: &Path, content: &[u8], mode: u32) -> Result<(), StorageError> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".tmp");
     let beside = Path::new(&beside);
@@ -34,7 +43,7 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), StorageError>
     file.write_all(content)
         .map_err(StorageError::io("write", beside))?;
     file.sync_all().map_err(StorageError::io("flush", beside))?;
-    publish(beside, path)
+    fs::rename(beside, path).map_err(StorageError::io("rename", beside))
 }
 
 /// Renames the flushed file `from` over `to` and makes the new name durable.
