@@ -15,15 +15,15 @@ use system_tests::mounted::Mounted;
 
 use operation::Operation;
 
-/// Something dies at every step boundary of a PostgreSQL deployment. Prints one line a case; takes hours.
+/// Something dies at every step boundary of a PostgreSQL deployment. Prints one line a case; takes half an hour.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Only cases whose line contains this text, for example `grow` or `power`
     #[arg(long, default_value = "")]
     only: String,
-    /// All boundaries in a few deployments, one death after the other, instead of a deployment for each
+    /// A deployment from nothing for each boundary, with one death, instead of one death after the other
     #[arg(long)]
-    chained: bool,
+    isolated: bool,
 }
 
 fn main() -> ExitCode {
@@ -42,10 +42,10 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<u32> {
     let mounted = Mounted::boot_with_agents(3)?;
-    let run = if arguments.chained {
-        chained::run
-    } else {
+    let run = if arguments.isolated {
         isolated::run
+    } else {
+        chained::run
     };
     let mut failed = 0;
     for operation in operation::operations() {
