@@ -8,6 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::content::Content;
+use super::versioned;
 
 /// Contents above this size are kept by digest.
 pub const BLOB_BYTES_MIN: u64 = 64 * 1024;
@@ -75,12 +76,8 @@ pub fn decode(digest: BlobDigest, bytes: &[u8]) -> Result<Content, String> {
     if BlobDigest::of(bytes) != digest {
         return Err(format!("content {digest} does not have its digest"));
     }
-    let (image, rest) = postcard::take_from_bytes::<ContentImage>(bytes)
-        .map_err(|error| format!("content {digest}: {error}"))?;
-    if !rest.is_empty() {
-        let len = rest.len();
-        return Err(format!("content {digest}: {len} bytes follow it"));
-    }
+    let image: ContentImage =
+        versioned::decode_whole(bytes).map_err(|reason| format!("content {digest}: {reason}"))?;
     image.into_content()
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{FencingToken, HandleId, InodeNo, LogIndex, NodeId, RequestNo, SessionId};
 use super::log_time::{Stamp, WallTime};
+use super::versioned::{self, Refusal};
 
 /// First byte of every encoded [`Entry`].
 pub const ENTRY_VERSION: u8 = 1;
@@ -62,22 +63,13 @@ impl Entry {
     /// # Errors
     /// [`EntryError`] for an unknown version, a cut or a malformed payload, or trailing bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, EntryError> {
-        let malformed = |reason: String| EntryError::Malformed {
-            len: bytes.len(),
-            reason,
-        };
-        let (&version, rest) = bytes
-            .split_first()
-            .ok_or_else(|| malformed("it is empty".into()))?;
-        if version != ENTRY_VERSION {
-            return Err(EntryError::Version(version));
-        }
-        let (entry, tail) =
-            postcard::take_from_bytes::<Self>(rest).map_err(|e| malformed(e.to_string()))?;
-        if !tail.is_empty() {
-            return Err(malformed(format!("{} bytes follow it", tail.len())));
-        }
-        Ok(entry)
+        versioned::decode(ENTRY_VERSION, bytes).map_err(|refusal| match refusal {
+            Refusal::Version(version) => EntryError::Version(version),
+            Refusal::Malformed(reason) => EntryError::Malformed {
+                len: bytes.len(),
+                reason,
+            },
+        })
     }
 }
 

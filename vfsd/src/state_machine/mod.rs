@@ -18,6 +18,7 @@ pub mod namespace;
 pub mod outcome;
 pub mod session;
 pub mod snapshot;
+mod versioned;
 
 use imbl::OrdMap;
 

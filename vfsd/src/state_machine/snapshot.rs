@@ -22,6 +22,7 @@ use super::name::Name;
 use super::namespace::Namespace;
 use super::outcome::Outcome;
 use super::session::{Answer, Session};
+use super::versioned::{self, Refusal};
 
 /// First byte of every manifest.
 const SNAPSHOT_VERSION: u8 = 2;
@@ -259,22 +260,13 @@ pub fn named_in(manifest: &[u8]) -> Result<BTreeSet<BlobDigest>, SnapshotError> 
 }
 
 fn parse(manifest: &[u8]) -> Result<Image, SnapshotError> {
-    let malformed = |reason| SnapshotError::Malformed {
-        len: manifest.len(),
-        reason,
-    };
-    let (&version, rest) = manifest
-        .split_first()
-        .ok_or_else(|| malformed("it is empty".into()))?;
-    if version != SNAPSHOT_VERSION {
-        return Err(SnapshotError::Version(version));
-    }
-    let (image, tail) =
-        postcard::take_from_bytes::<Image>(rest).map_err(|e| malformed(e.to_string()))?;
-    if !tail.is_empty() {
-        return Err(malformed(format!("{} bytes follow it", tail.len())));
-    }
-    Ok(image)
+    versioned::decode(SNAPSHOT_VERSION, manifest).map_err(|refusal| match refusal {
+        Refusal::Version(version) => SnapshotError::Version(version),
+        Refusal::Malformed(reason) => SnapshotError::Malformed {
+            len: manifest.len(),
+            reason,
+        },
+    })
 }
 
 /// Authors repeat all over the tree: each stands once, in the order of first use.

@@ -122,6 +122,11 @@ fn sh(folder: &Path, cluster: &Cluster, script: &str) -> std::process::Output {
         .current_dir(folder)
         .env("A", cluster.path(1, ""))
         .env("B", cluster.path(2, ""))
+        .env(
+            "PYTHONPATH",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mount"),
+        )
+        .env("PYTHONDONTWRITEBYTECODE", "1")
         .output()
         .unwrap()
 }

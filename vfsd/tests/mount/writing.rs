@@ -185,21 +185,18 @@ fn a_mapping_shows_what_another_node_committed() {
         r#"
         echo old > $A/map
         python3 - <<'PY'
-import mmap, os, time
+import mmap, os
+from waiting import until
 a, b = os.environ['A'], os.environ['B']
 with open(b + '/map', 'rb') as f:
     m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)
     assert m[:4] == b'old\n'
-    def until(expected):
-        deadline = time.monotonic() + 20
-        while m[:len(expected)] != expected:
-            assert time.monotonic() < deadline, m[:]
     with open(a + '/map', 'w') as other: other.write('new\n')
-    until(b'new\n')
+    until(lambda: m[:4], b'new\n')
     fd = os.open(a + '/map', os.O_WRONLY)
     os.write(fd, b'two')
     os.fsync(fd)
-    until(b'two\n')
+    until(lambda: m[:4], b'two\n')
 PY
         "#,
     );
@@ -237,7 +234,8 @@ fn a_childs_close_commits_nothing_and_the_last_close_commits_what_it_wrote() {
         r#"
         echo old > $A/x
         python3 - <<'PY'
-import os, time
+import os
+from waiting import until
 path, seen = os.environ['A'] + '/x', os.environ['B'] + '/x'
 fd = os.open(path, os.O_WRONLY | os.O_TRUNC)
 os.close(os.dup(fd))
@@ -249,9 +247,7 @@ os.wait()
 assert open(seen).read() == 'old\n', 'the close of a child publishes nothing'
 assert open(path).read() == 'child', 'processes of one node see it at once'
 os.close(fd)
-deadline = time.monotonic() + 20
-while open(seen).read() != 'child':
-    assert time.monotonic() < deadline
+until(lambda: open(seen).read(), 'child')
 PY
         "#,
     );
@@ -357,7 +353,8 @@ fn a_store_through_a_mapping_is_committed_without_a_call() {
         &cluster,
         r#"
         python3 - <<'PY'
-import mmap, os, time
+import mmap, os
+from waiting import until
 path, seen = os.environ['A'] + '/x', os.environ['B'] + '/x'
 open(path, 'w').write('old')
 with open(path, 'r+b') as f:
@@ -365,9 +362,7 @@ with open(path, 'r+b') as f:
     m[:] = b'new'
     # The kernel's own writeback, which takes its time otherwise.
     os.sync()
-    deadline = time.monotonic() + 20
-    while open(seen).read() != 'new':
-        assert time.monotonic() < deadline
+    until(lambda: open(seen).read(), 'new')
 PY
         "#,
     );
