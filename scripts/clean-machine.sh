@@ -39,16 +39,17 @@ LOG=$folder/log
 packages=ca-certificates,git,systemd-sysv
 [ -z "$kernel" ] || packages=$packages,linux-image-cloud-amd64,ifupdown,isc-dhcp-client
 
+# A phase does not stop at the first command that fails, hence the `&&`.
 make_root() {
-  rm -rf "$root"
-  mmdebstrap --variant=important --include="$packages" bookworm "$root" http://deb.debian.org/debian
   local rust
-  rust=$(rustc --print sysroot)
-  cp -a "$rust/bin" "$rust/lib" "$root/usr/local/"
-  # Where the network has an authority of its own, downloads need it.
-  cp -a /usr/local/share/ca-certificates "$root/usr/local/share/"
-  chroot "$root" update-ca-certificates
-  git clone --quiet --no-hardlinks . "$root/root/contextos"
+  rust=$(rustc --print sysroot) &&
+    rm -rf "$root" &&
+    mmdebstrap --variant=important --include="$packages" bookworm "$root" http://deb.debian.org/debian &&
+    cp -a "$rust/bin" "$rust/lib" "$root/usr/local/" &&
+    # Where the network has an authority of its own, downloads need it.
+    cp -a /usr/local/share/ca-certificates "$root/usr/local/share/" &&
+    chroot "$root" update-ca-certificates &&
+    git clone --quiet --no-hardlinks . "$root/root/contextos"
 }
 
 # inside COMMAND: in the clean root, with namespaces of its own.
@@ -90,12 +91,12 @@ StandardError=file:/dev/ttyS1
 [Install]
 WantedBy=multi-user.target
 UNIT
-  chroot "$root" systemctl enable clean.service
-  cp "$root"/boot/vmlinuz-* "$folder/vmlinuz"
-  cp "$root"/boot/initrd.img-* "$folder/initrd"
-  rm -f "$folder/disk"
-  truncate -s 30G "$folder/disk"
-  mke2fs -q -t ext4 -d "$root" "$folder/disk"
+  chroot "$root" systemctl enable clean.service &&
+    cp "$root"/boot/vmlinuz-* "$folder/vmlinuz" &&
+    cp "$root"/boot/initrd.img-* "$folder/initrd" &&
+    rm -f "$folder/disk" &&
+    truncate -s 30G "$folder/disk" &&
+    mke2fs -q -t ext4 -d "$root" "$folder/disk"
 }
 
 boot() {
