@@ -54,6 +54,8 @@ pub const LOG_FRAME_LEN_MAX: u32 = 20 * 1024 * 1024;
 pub const LOG_BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// What may wait for the disk; a faster proposer waits then.
 pub const LOG_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// An idle log writes how far it is committed after this long, so that a node that comes up alone shows what it knew.
+pub const COMMITTED_MARK_EVERY: Duration = Duration::from_secs(1);
 /// Newest entries kept in memory for replication; older ones are read from the segments.
 pub const LOG_CACHE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 

@@ -287,6 +287,11 @@ fn three() -> [Member; 3] {
     members
 }
 
+/// Who leads; an election under load may be under way.
+fn leader_of(members: &[Member]) -> usize {
+    wait_for("a leader", || members.iter().position(Member::is_leader))
+}
+
 fn wait_for_equal_digests(members: &[&Member]) {
     wait_until("equal states", || {
         let states: Vec<_> = members
@@ -310,7 +315,7 @@ fn every_node_proposes_and_a_crashed_one_catches_up() {
         member.create(name).unwrap();
         assert_eq!(member.create(name), Err(FsError::AlreadyExists));
     }
-    let leader = members.iter().position(Member::is_leader).unwrap();
+    let leader = leader_of(&members);
     members[leader].crash();
     let (next, last) = ((leader + 1) % 3, (leader + 2) % 3);
     members[next].create("while one is away").unwrap();
@@ -333,6 +338,46 @@ fn nothing_acknowledged_is_lost_when_all_crash_at_once() {
     for number in 0..30 {
         assert_eq!(
             members[number % 3].create(&format!("file {number}")),
+            Err(FsError::AlreadyExists)
+        );
+    }
+    wait_for_equal_digests(&[&members[0], &members[1], &members[2]]);
+}
+
+/// A leader sends an entry before its own disk has it: a majority without it may commit the entry. Killed then, it has
+/// lost what the others have. If it went on to lead in the same term, it would give the same log ids to other entries,
+/// and no replica could tell (Raft, 5.3: the log matching property rests on one entry per term and index).
+#[test]
+fn a_leader_that_lost_its_own_tail_does_not_give_its_log_ids_again() {
+    let mut members = three();
+    let leader = leader_of(&members);
+    members[leader].create("before").unwrap();
+    wait_for_equal_digests(&[&members[0], &members[1], &members[2]]);
+    let segments = |member: &Member| {
+        let files = std::fs::read_dir(member.data().join("log")).unwrap();
+        let files = files.map(|file| file.unwrap().path());
+        let logs = files.filter(|path| path.extension().is_some_and(|suffix| suffix == "log"));
+        logs.map(|path| (path.clone(), std::fs::read(path).unwrap()))
+            .collect::<Vec<_>>()
+    };
+    let flushed = segments(&members[leader]);
+    for number in 0..5 {
+        members[leader].create(&format!("lost {number}")).unwrap();
+    }
+    wait_for_equal_digests(&[&members[0], &members[1], &members[2]]);
+    members.iter_mut().for_each(Member::crash);
+    // What the leader's disk would hold if none of its flushes after "before" had come.
+    for (path, bytes) in flushed {
+        std::fs::write(path, bytes).unwrap();
+    }
+    members[leader].start();
+    let next = (leader + 1) % 3;
+    members[next].start();
+    members[leader].create("after").unwrap();
+    members[(leader + 2) % 3].start();
+    for number in 0..5 {
+        assert_eq!(
+            members[next].create(&format!("lost {number}")),
             Err(FsError::AlreadyExists)
         );
     }
@@ -376,7 +421,7 @@ fn a_node_that_was_away_for_long_gets_a_snapshot() {
         .iter()
         .position(|member| !member.is_leader())
         .unwrap();
-    let leader = members.iter().position(Member::is_leader).unwrap();
+    let leader = leader_of(&members);
     members[leader].create_large("before");
     wait_for_equal_digests(&[&members[away], &members[leader]]);
     members[away].take_snapshot();
@@ -416,7 +461,7 @@ fn a_node_that_was_away_for_long_gets_a_snapshot() {
 #[test]
 fn a_stopping_leader_hands_over_and_a_barrier_sees_what_was_committed_elsewhere() {
     let mut members = three();
-    let leader = members.iter().position(Member::is_leader).unwrap();
+    let leader = leader_of(&members);
     members[leader].create("seen by all").unwrap();
     let follower = &members[(leader + 1) % 3];
     let index = follower
@@ -505,7 +550,7 @@ fn a_lock_ends_with_the_session_of_a_node_that_died() {
 #[test]
 fn a_removed_leader_is_refused_and_its_id_is_not_used_again() {
     let members = three();
-    let leader = members.iter().position(Member::is_leader).unwrap();
+    let leader = leader_of(&members);
     let removed = members[leader].node().core().id;
     let name = members[leader].name;
     let other = &members[(leader + 1) % 3];

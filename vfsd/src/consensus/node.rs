@@ -222,6 +222,9 @@ fn raft_config(cluster: &str) -> anyhow::Result<Arc<Config>> {
         election_timeout_min: millis(ELECTION_TIMEOUT_MIN),
         election_timeout_max: millis(ELECTION_TIMEOUT_MAX),
         enable_pre_vote: Some(true),
+        // A leader sends entries before its own disk has them, so one that was killed may have lost some that others
+        // keep. Leading on in the same term, it would give their log ids to other entries: it stands for election.
+        enable_leader_restore: Some(false),
         // A leader that is heard but does not hear (an asymmetric partition) falls silent, so that another can follow.
         quorum_loss_probe_interval: Some(2 * millis(ELECTION_TIMEOUT_MAX)),
         broadcast_submitted_on_append: Some(true),

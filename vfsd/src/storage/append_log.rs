@@ -20,7 +20,9 @@ use super::log_index::{LogIndex, Place};
 use super::log_writer::{LogWriter, Start};
 use super::record::{Checkpoint, Position, StoredEntry, Vote};
 use super::{StorageError, recovery, segment};
-use crate::limits::{ENTRY_BYTES_MAX, LOG_QUEUE_BYTES_MAX, LOG_SEGMENT_BYTES};
+use crate::limits::{
+    COMMITTED_MARK_EVERY, ENTRY_BYTES_MAX, LOG_QUEUE_BYTES_MAX, LOG_SEGMENT_BYTES,
+};
 
 /// Called from the writer's thread when everything queued before it is durable, or will never be.
 pub type Completion = Box<dyn FnOnce(io::Result<()>) + Send>;
@@ -61,6 +63,8 @@ struct State {
     queue: VecDeque<Operation>,
     queued_bytes: usize,
     committed_unwritten: bool,
+    /// The last entry that came to disk; it may have been truncated since.
+    written: Option<Position>,
     poisoned: Option<String>,
     closing: bool,
     closed: bool,
@@ -185,7 +189,8 @@ impl AppendLog {
         self.shared.state.lock().index.committed
     }
 
-    /// Notes the committed position. It goes to disk with the next record, not by a flush of its own.
+    /// Notes the committed position. It goes to disk behind the next records, or by itself within
+    /// [`COMMITTED_MARK_EVERY`] on an idle node; never before the entry that it names.
     pub fn note_committed(&self, position: Option<Position>) {
         let mut state = self.shared.state.lock();
         state.index.committed = position;
@@ -388,6 +393,31 @@ impl Located {
     }
 }
 
+impl State {
+    /// The unwritten committed mark, as far as it can go to disk behind `batch`.
+    ///
+    /// Raft learns that entries are committed before this node has flushed them: a mark on disk that outruns its
+    /// entries names what the log does not have after a crash. And a queued entry that a later operation truncates is
+    /// none of those that the mark covers, so only what the log still holds counts.
+    fn mark_within_reach(&self, batch: &[Operation]) -> Option<Position> {
+        let committed = self.index.committed.filter(|_| self.committed_unwritten)?;
+        if self.index.purged.is_some_and(|purged| committed <= purged) {
+            return Some(committed);
+        }
+        let queued = batch.iter().rev().find_map(|operation| match operation {
+            Operation::Entry(entry) => Some(entry.position),
+            _ => None,
+        });
+        let reach = queued.or(self.written)?;
+        if !self.index.holds(reach) {
+            return None;
+        }
+        let index = committed.index.min(reach.index);
+        let term = self.index.slot(index)?.term;
+        Some(Position { term, index })
+    }
+}
+
 impl Shared {
     fn push<const N: usize>(&self, state: &mut State, operations: [Operation; N]) {
         if state.closed {
@@ -405,18 +435,13 @@ impl Shared {
     pub(super) fn next_batch(&self, bytes_max: usize) -> Option<Vec<Operation>> {
         let mut state = self.state.lock();
         while state.queue.is_empty() && !state.closing {
-            self.work.wait(&mut state);
+            // Nobody wakes the writer for a mark alone: it looks when it has been idle for a while.
+            let waited = self.work.wait_for(&mut state, COMMITTED_MARK_EVERY);
+            if waited.timed_out() && state.mark_within_reach(&[]).is_some() {
+                break;
+            }
         }
         let mut batch = Vec::new();
-        if std::mem::take(&mut state.committed_unwritten)
-            && let Some(position) = state.index.committed
-        {
-            batch.push(Operation::Committed(position));
-        }
-        if batch.is_empty() && state.queue.is_empty() {
-            state.closed = true;
-            return None;
-        }
         let mut bytes = 0;
         while bytes < bytes_max
             && let Some(operation) = state.queue.pop_front()
@@ -426,6 +451,14 @@ impl Shared {
         }
         state.queued_bytes -= bytes;
         self.room.notify_all();
+        if let Some(mark) = state.mark_within_reach(&batch) {
+            state.committed_unwritten = state.index.committed != Some(mark);
+            batch.push(Operation::Committed(mark));
+        }
+        if batch.is_empty() {
+            state.closed = true;
+            return None;
+        }
         Some(batch)
     }
 
@@ -433,6 +466,7 @@ impl Shared {
         let mut state = self.state.lock();
         for (position, place) in places {
             state.index.set_place(position, place);
+            state.written = Some(position);
         }
         state.index.evict();
     }

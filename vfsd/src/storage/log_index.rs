@@ -181,6 +181,18 @@ impl LogIndex {
         self.slots.get(offset)
     }
 
+    /// Whether the log has this very entry, or had it before it was purged.
+    pub(super) fn holds(&self, position: Position) -> bool {
+        if self
+            .purged
+            .is_some_and(|purged| position.index <= purged.index)
+        {
+            return true;
+        }
+        self.slot(position.index)
+            .is_some_and(|slot| slot.term == position.term)
+    }
+
     /// Notes where an entry lies on disk, unless another one stands at its position by now.
     pub(super) fn set_place(&mut self, position: Position, place: Place) {
         let Some(offset) = position

@@ -22,6 +22,8 @@ pub(super) struct Recovered {
     pub segments: Vec<(u64, Option<u64>)>,
     /// Where the next frame goes in the last segment; 0 if nothing stands in it.
     pub end: u64,
+    /// The newest committed mark, while the entry that it names has not been read.
+    ahead: Option<Position>,
     /// Entries below this index went with segments that were deleted; the record of the purge must still come.
     missing_below: Option<u64>,
 }
@@ -36,6 +38,7 @@ pub(super) fn recover(dir: &Path, segment_bytes: u64) -> Result<Recovered, Stora
         index: LogIndex::default(),
         segments: Vec::new(),
         end: 0,
+        ahead: None,
         missing_below: None,
     };
     let mut previous = None;
@@ -69,6 +72,7 @@ pub(super) fn recover(dir: &Path, segment_bytes: u64) -> Result<Recovered, Stora
             )?;
         }
     }
+    found.settle_mark();
     match found.missing_below {
         None => Ok(found),
         Some(index) => {
@@ -78,6 +82,26 @@ pub(super) fn recover(dir: &Path, segment_bytes: u64) -> Result<Recovered, Stora
                 offset: 0,
                 reason,
             })
+        }
+    }
+}
+
+impl Recovered {
+    /// Takes a mark that earlier builds wrote before its entries, if they came to disk after all. Otherwise the mark
+    /// before it stays: an entry that merely has the index may be one that was about to be truncated.
+    fn settle_mark(&mut self) {
+        if let Some(mark) = self.ahead.filter(|&mark| self.index.holds(mark)) {
+            self.index.committed = self.index.committed.max(Some(mark));
+            self.ahead = None;
+        }
+    }
+
+    fn mark(&mut self, position: Option<Position>) {
+        self.settle_mark();
+        match position {
+            Some(position) if self.index.holds(position) => self.index.committed = Some(position),
+            Some(position) => self.ahead = Some(position),
+            None => {}
         }
     }
 }
@@ -174,7 +198,7 @@ impl SegmentReader<'_> {
         match *record {
             Record::Checkpoint(checkpoint) => self.adopt(checkpoint, frame_at)?,
             Record::Vote(vote) => self.found.index.vote = Some(vote),
-            Record::Committed(position) => self.found.index.committed = Some(position),
+            Record::Committed(position) => self.found.mark(Some(position)),
             Record::TruncateAfter(index) => self.found.index.truncate_after(index),
             Record::Purge(position) => {
                 self.found.index.purge(position);
@@ -243,10 +267,10 @@ impl SegmentReader<'_> {
         let index = &mut self.found.index;
         if self.found.segments.is_empty() {
             index.vote = checkpoint.vote;
-            index.committed = checkpoint.committed;
             if let Some(purged) = checkpoint.purged {
                 index.purge(purged);
             }
+            self.found.mark(checkpoint.committed);
             return Ok(());
         }
         let last = index.last().map(|position| position.index);

@@ -240,3 +240,126 @@ fn old_entries_are_read_back_from_disk_and_checked() {
         Err(StorageError::Corrupt { .. })
     ));
 }
+
+/// What a crash leaves after each frame of the only segment: the log as it opens then.
+fn after_each_frame(fixture: &Fixture) -> Vec<AppendLog> {
+    let path = fixture.segment(1);
+    let whole = fs::read(&path).unwrap();
+    let cuts = frame_ends(&whole).into_iter();
+    cuts.map(|cut| {
+        let mut bytes = whole[..cut].to_vec();
+        bytes.resize(whole.len(), 0);
+        fs::write(&path, &bytes).unwrap();
+        fixture.open().unwrap()
+    })
+    .collect()
+}
+
+fn assert_mark_is_in_the_log(log: &AppendLog) {
+    if let Some(mark) = log.committed() {
+        let held = log.entries(mark.index..mark.index + 1, u64::MAX).unwrap();
+        assert_eq!(
+            held.first().map(|entry| entry.position),
+            Some(mark),
+            "the mark names what the log has"
+        );
+    }
+}
+
+#[test]
+fn a_committed_mark_never_outruns_its_entries_whatever_frame_a_crash_cuts() {
+    let dir = tempfile::tempdir().unwrap();
+    AppendLog::create_with(dir.path(), 32 << 20).unwrap();
+    let fixture = Fixture { dir };
+    let log = AppendLog::open_with(fixture.dir.path(), 32 << 20).unwrap();
+    append(&log, [entry(1, 0, 10)]);
+    log.note_committed(Some(Position { term: 1, index: 0 }));
+    // Four frames in one append, of which the majority has all before this disk has the first.
+    log.append(
+        (1..5).map(|index| entry(1, index, 1 << 20)),
+        Box::new(|_| {}),
+    );
+    log.note_committed(Some(Position { term: 1, index: 4 }));
+    drop(log);
+    let logs = after_each_frame(&fixture);
+    assert!(
+        logs.len() >= 5,
+        "several frames, so that there is something to cut"
+    );
+    logs.iter().for_each(assert_mark_is_in_the_log);
+    assert_eq!(
+        logs.last().unwrap().committed(),
+        Some(Position { term: 1, index: 4 })
+    );
+}
+
+#[test]
+fn a_mark_is_never_taken_for_another_terms_entry_at_its_index() {
+    let fixture = Fixture::new();
+    let log = fixture.open().unwrap();
+    append(&log, (0..3).map(|index| entry(1, index, 10)));
+    log.note_committed(Some(Position { term: 1, index: 2 }));
+    append(&log, (3..9).map(|index| entry(1, index, 10)));
+    // Nothing of 3 to 8 was committed: the next leader writes others there.
+    log.truncate_after(Some(2));
+    log.append((3..12).map(|index| entry(2, index, 10)), Box::new(|_| {}));
+    log.note_committed(Some(Position { term: 2, index: 11 }));
+    drop(log);
+    let logs = after_each_frame(&fixture);
+    logs.iter().for_each(assert_mark_is_in_the_log);
+    assert_eq!(
+        logs.last().unwrap().committed(),
+        Some(Position { term: 2, index: 11 })
+    );
+}
+
+#[test]
+fn a_mark_that_an_earlier_build_wrote_before_its_entries_is_not_believed() {
+    use super::super::record::Record;
+    let fixture = Fixture::new();
+    let log = fixture.open().unwrap();
+    append(&log, [entry(1, 0, 10)]);
+    log.note_committed(Some(Position { term: 1, index: 0 }));
+    append(&log, [entry(1, 1, 10)]);
+    drop(log);
+    // That build put the mark first into a frame; here the entries behind it never came.
+    let path = fixture.segment(1);
+    let mut bytes = fs::read(&path).unwrap();
+    let end = *frame_ends(&bytes).last().unwrap();
+    let mut frame = super::super::frame::begin();
+    frame.extend(Record::Committed(Position { term: 1, index: 7 }).encode_to(Vec::new()));
+    super::super::frame::seal(&mut frame, 1, end as u64);
+    bytes[end..end + frame.len()].copy_from_slice(&frame);
+    fs::write(&path, &bytes).unwrap();
+    let log = fixture.open().unwrap();
+    assert_eq!(log.committed(), Some(Position { term: 1, index: 0 }));
+    append(&log, (2..9).map(|index| entry(1, index, 10)));
+    drop(log);
+    assert_eq!(
+        fixture.open().unwrap().committed(),
+        Some(Position { term: 1, index: 7 }),
+        "it is believed once its entry is there"
+    );
+}
+
+#[test]
+fn an_idle_log_makes_its_mark_durable_by_itself() {
+    let fixture = Fixture::new();
+    let log = fixture.open().unwrap();
+    append(&log, [entry(1, 0, 10)]);
+    log.note_committed(Some(Position { term: 1, index: 0 }));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let path = fixture.segment(1);
+    let frames = || frame_ends(&fs::read(&path).unwrap()).len();
+    while frames() < 2 {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "no frame with the mark came"
+        );
+        std::thread::park_timeout(std::time::Duration::from_millis(10));
+    }
+    let copy = tempfile::tempdir().unwrap();
+    fs::copy(&path, segment::path(copy.path(), 1)).unwrap();
+    let found = AppendLog::open_with(copy.path(), SEGMENT).unwrap();
+    assert_eq!(found.committed(), Some(Position { term: 1, index: 0 }));
+}
