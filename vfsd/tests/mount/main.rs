@@ -4,8 +4,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod beside_ext4;
 mod events;
 mod locks;
+mod lockstep;
 mod random_events;
 mod reading;
 mod shared_log;

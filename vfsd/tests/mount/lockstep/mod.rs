@@ -1,0 +1,143 @@
+//! The tree and ext4 in lockstep: the same calls on both, every answer compared.
+//!
+//! A call is one line, `PROCESS CALL ARGUMENT...`, such as `0 open h1 a rw,creat` or `2 write h1 A*100`; what there is
+//! stands in `worker.rs`. Random sequences come from a seed (`generator.rs`); what differs is shrunk (`shrink.rs`) and
+//! printed in the same form, so that it can be pasted into a test of its own ([`check`]).
+//!
+//! What is compared: what a call returned, the errno, the bytes, size, links, type, mode, owner, extended attributes,
+//! names, and whether mtime and ctime moved. Not compared: inode numbers, a directory's size, blocks, atime, and where
+//! exactly holes begin.
+
+pub mod attributes;
+pub mod bytes;
+pub mod generator;
+pub mod scratch;
+pub mod shrink;
+pub mod sides;
+pub mod times;
+pub mod walk;
+pub mod worker;
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+use system_tests::seed;
+
+use sides::{Difference, Sides};
+
+/// How long a sequence is made simpler.
+const SHRINK_MAX: Duration = Duration::from_secs(60);
+
+/// Runs a fixed sequence, one call a line; panics where the tree answers otherwise than ext4.
+pub fn check(sequence: &str) {
+    let calls: Vec<String> = sequence
+        .lines()
+        .map(|line| line.trim().to_owned())
+        .filter(|line| !line.is_empty())
+        .collect();
+    if let Some(difference) = Sides::start().run(&calls) {
+        panic!("{}", report(&calls, &difference));
+    }
+}
+
+/// The calls up to the difference, and both answers.
+fn report(calls: &[String], difference: &Difference) -> String {
+    let mut text = String::new();
+    for call in calls.iter().take(difference.at + 1) {
+        writeln!(text, "    {call}").unwrap();
+    }
+    if difference.at >= calls.len() {
+        writeln!(text, "    ({})", difference.call).unwrap();
+    }
+    write!(
+        text,
+        "  ext4: {}\n  tree: {}",
+        difference.ext4, difference.tree
+    )
+    .unwrap();
+    text
+}
+
+/// What the environment asks for.
+fn setting(name: &str) -> Option<u64> {
+    let value = std::env::var(format!("CONTEXTOS_LOCKSTEP_{name}")).ok()?;
+    Some(
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{name}={value} is no number")),
+    )
+}
+
+/// Random calls for a minute, or for as long as `scripts/lockstep.sh` says; each sequence has the seed after the last.
+#[test]
+fn random_calls_are_answered_as_on_ext4() {
+    let first = seed::choose("random_calls_are_answered_as_on_ext4");
+    let until = Instant::now() + Duration::from_secs(setting("SECONDS").unwrap_or(60));
+    let calls = usize::try_from(setting("CALLS").unwrap_or(60)).unwrap();
+    let workers = setting("WORKERS").map(|count| usize::try_from(count).unwrap());
+    // One difference is enough for a test; the script may collect more.
+    let differences_max = setting("DIFFERENCES").unwrap_or(1) as usize;
+    let mut sides = Sides::start();
+    let mut found = BTreeSet::new();
+    let mut sequences = 0;
+    for seed in first.. {
+        if Instant::now() >= until || found.len() >= differences_max {
+            break;
+        }
+        sequences += 1;
+        let sequence = generator::sequence(seed, calls, workers);
+        let Some(difference) = sides.run(&sequence) else {
+            continue;
+        };
+        let shrunk = shrunk(&mut sides, sequence, &difference);
+        // What differs in the same calls is the same fault in most cases.
+        if found.insert(verbs(&shrunk)) {
+            println!(
+                "seed {seed} (repeat: scripts/replay.sh {seed} random_calls_are_answered_as_on_ext4)"
+            );
+            println!("{}", describe(&mut sides, &shrunk, &difference));
+        }
+    }
+    println!(
+        "{sequences} sequences of {calls} calls, {} differences",
+        found.len()
+    );
+    assert!(
+        found.is_empty(),
+        "the tree answered otherwise than ext4: see above"
+    );
+}
+
+fn shrunk(sides: &mut Sides, mut sequence: Vec<String>, difference: &Difference) -> Vec<String> {
+    sequence.truncate(difference.at + 1);
+    let kind = difference.kind();
+    shrink::shrink(sequence, SHRINK_MAX, |calls| {
+        sides.run(calls).is_some_and(|found| found.kind() == kind)
+    })
+}
+
+/// The shrunk calls, run three times more: whether they differ each time is worth knowing.
+fn describe(sides: &mut Sides, calls: &[String], first: &Difference) -> String {
+    let again: Vec<_> = (0..3).filter_map(|_| sides.run(calls)).collect();
+    let shown = again.first().unwrap_or(first);
+    format!(
+        "{}\n  differs in {} of 3 repetitions\n",
+        report(calls, shown),
+        again.len()
+    )
+}
+
+fn verbs(calls: &[String]) -> String {
+    let words = calls.iter().map(|call| {
+        let mut words = call.split(' ').skip(1);
+        let verb = words.next().unwrap_or_default();
+        let flags = words.filter(|word| verb == "open" && word.contains(','));
+        [verb]
+            .into_iter()
+            .chain(flags)
+            .collect::<Vec<_>>()
+            .join(":")
+    });
+    words.collect::<Vec<_>>().join(" ")
+}

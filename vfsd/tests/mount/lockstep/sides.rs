@@ -1,0 +1,276 @@
+//! The same calls on both sides, each answer compared before the next call.
+//!
+//! Invariant: a worker that does not answer in time is killed, its mount is aborted, and the next run begins with a
+//! cluster of its own: a call that hangs is a difference like any other.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use system_tests::wait::wait_for;
+
+use super::scratch::Scratch;
+use super::times::Times;
+use super::{walk, worker};
+use crate::Cluster;
+
+/// A call that takes longer hangs.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// What the last close leaves to the mount is committed, and seen on the other node, within this time.
+const SETTLED_MAX: Duration = Duration::from_secs(10);
+/// Processes of each side.
+pub const WORKERS: usize = 3;
+
+/// Where the tree and ext4 answered differently.
+#[derive(Clone, Debug)]
+pub struct Difference {
+    /// Which call of the sequence; its length if it shows after everything is closed.
+    pub at: usize,
+    /// The call, or what was looked at in the end.
+    pub call: String,
+    pub ext4: String,
+    pub tree: String,
+}
+
+impl Difference {
+    /// What makes two differences the same kind: the call, and the kind of both answers.
+    pub fn kind(&self) -> String {
+        let call = self
+            .call
+            .trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
+        let word = |text: &str| text.split(' ').next().unwrap_or_default().to_owned();
+        format!("{} {} {}", word(call), word(&self.ext4), word(&self.tree))
+    }
+}
+
+/// A process that performs calls.
+struct Worker {
+    child: Child,
+    calls: Option<ChildStdin>,
+    answers: Receiver<String>,
+    is_gone: bool,
+}
+
+impl Worker {
+    fn start() -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["lockstep::worker::worker_process", "--exact", "--nocapture"])
+            .env(worker::VARIABLE, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (sender, answers) = channel();
+        std::thread::spawn(move || {
+            let lines = lines.map_while(Result::ok);
+            for line in lines.skip_while(|line| line != worker::READY).skip(1) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let calls = child.stdin.take();
+        Self {
+            child,
+            calls,
+            answers,
+            is_gone: false,
+        }
+    }
+
+    fn tell(&mut self, call: &str) {
+        if let Some(calls) = &mut self.calls {
+            // A worker that is gone does not answer, and that is noticed.
+            let _ = writeln!(calls, "{call}");
+        }
+    }
+
+    fn hear(&mut self) -> String {
+        let answer = self.answers.recv_timeout(ANSWER_MAX);
+        answer.unwrap_or_else(|_| {
+            self.is_gone = true;
+            "no answer".to_owned()
+        })
+    }
+
+    fn ask(&mut self, call: &str) -> String {
+        self.tell(call);
+        self.hear()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // The end of its input ends it, unless it hangs.
+        self.calls = None;
+        if self.is_gone {
+            let _ = self.child.kill();
+        }
+        let until = Instant::now() + ANSWER_MAX;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Workers on a mounted node and on ext4, and one more on the second node.
+pub struct Sides {
+    tree: Vec<Worker>,
+    ext4: Vec<Worker>,
+    other: Worker,
+    cluster: Cluster,
+    scratch: Scratch,
+    runs: usize,
+}
+
+impl Sides {
+    pub fn start() -> Self {
+        let workers = || (0..WORKERS).map(|_| Worker::start()).collect();
+        Self {
+            tree: workers(),
+            ext4: workers(),
+            other: Worker::start(),
+            cluster: Cluster::start(),
+            scratch: Scratch::new(),
+            runs: 0,
+        }
+    }
+
+    /// Runs `calls` in fresh folders up to the first difference.
+    pub fn run(&mut self, calls: &[String]) -> Option<Difference> {
+        self.runs += 1;
+        let folder = format!("lockstep{}", self.runs);
+        self.enter(&folder);
+        let difference = self.perform(calls).or_else(|| self.end(calls.len()));
+        if self.has_hung() {
+            self.abort();
+            *self = Self::start();
+        } else {
+            self.leave();
+        }
+        difference
+    }
+
+    fn enter(&mut self, folder: &str) {
+        let (tree, ext4) = (
+            self.cluster.path(1, folder),
+            self.scratch.path().join(folder),
+        );
+        for (workers, folder) in [(&mut self.tree, tree), (&mut self.ext4, ext4)] {
+            for worker in workers {
+                assert_eq!(worker.ask(&format!("enter {}", folder.display())), "ok");
+            }
+        }
+    }
+
+    fn perform(&mut self, calls: &[String]) -> Option<Difference> {
+        let [mut tree_times, mut ext4_times] = [Times::default(), Times::default()];
+        for (at, line) in calls.iter().enumerate() {
+            let (number, call) = line.split_once(' ').unwrap();
+            let number: usize = number.parse().unwrap();
+            // Both at once: they do not touch each other.
+            self.ext4[number].tell(call);
+            let tree = tree_times.compared(call, &self.tree[number].ask(call));
+            let ext4 = ext4_times.compared(call, &self.ext4[number].hear());
+            if tree != ext4 {
+                return Some(Difference {
+                    at,
+                    call: line.clone(),
+                    ext4,
+                    tree,
+                });
+            }
+        }
+        None
+    }
+
+    /// Closes what is open, and looks at everything: at once here, and on the second node when it is committed.
+    fn end(&mut self, at: usize) -> Option<Difference> {
+        for number in 0..WORKERS {
+            let tree = self.tree[number].ask("closeall");
+            let ext4 = self.ext4[number].ask("closeall");
+            if tree != ext4 {
+                let call = format!("{number} closeall");
+                return Some(Difference {
+                    at,
+                    call,
+                    ext4,
+                    tree,
+                });
+            }
+        }
+        let ext4 = self.ext4[0].ask("walk");
+        let tree = self.tree[0].ask("walk");
+        if let Some(difference) = differing(at, "walk after all closes", &ext4, &tree) {
+            return Some(difference);
+        }
+        let folder = self.cluster.path(2, &format!("lockstep{}", self.runs));
+        let entered = self.other.ask(&format!("enter {}", folder.display()));
+        let mut seen = entered;
+        // What it ends with is compared below; in vain means that it differs.
+        let _ = wait_for("the second node", SETTLED_MAX, || {
+            seen = self.other.ask("walk");
+            Ok((seen == ext4 || self.other.is_gone).then_some(()))
+        });
+        let later = self.tree[0].ask("walk");
+        differing(at, "walk of the second node", &ext4, &seen)
+            .or_else(|| differing(at, "walk after the second node's", &ext4, &later))
+    }
+
+    fn leave(&mut self) {
+        assert_eq!(self.other.ask("depart"), "ok");
+        for workers in [&mut self.tree, &mut self.ext4] {
+            let (first, rest) = workers.split_first_mut().unwrap();
+            for worker in rest {
+                assert_eq!(worker.ask("depart"), "ok");
+            }
+            let left = first.ask("leave");
+            assert_eq!(left, "ok", "the folder of the run cannot be removed");
+        }
+    }
+
+    fn has_hung(&self) -> bool {
+        let workers = self.tree.iter().chain(&self.ext4);
+        workers.chain([&self.other]).any(|worker| worker.is_gone)
+    }
+
+    /// Ends the connections of both mounts, so that whoever waits for an answer gets an error.
+    fn abort(&self) {
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        for node in 1..=2 {
+            let point = self.cluster.path(node, "");
+            let mut lines = table
+                .lines()
+                .map(|line| line.split(' ').collect::<Vec<_>>());
+            let line = lines.find(|fields| Path::new(fields[4]) == point);
+            if let Some((_, minor)) = line.and_then(|fields| fields[2].split_once(':')) {
+                // Without the control filesystem the end of the cluster has to do.
+                let _ = std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1");
+            }
+        }
+    }
+}
+
+/// The entries that differ of two walks.
+fn differing(at: usize, call: &str, ext4: &str, tree: &str) -> Option<Difference> {
+    if ext4 == tree {
+        return None;
+    }
+    let only = |one: &str, other: &str| {
+        let other: Vec<&str> = other.split(walk::BETWEEN).collect();
+        let one = one
+            .split(walk::BETWEEN)
+            .filter(|entry| !other.contains(entry));
+        one.collect::<Vec<_>>().join(walk::BETWEEN)
+    };
+    let (ext4, tree) = (only(ext4, tree), only(tree, ext4));
+    Some(Difference {
+        at,
+        call: call.to_owned(),
+        ext4,
+        tree,
+    })
+}
