@@ -78,6 +78,9 @@ fn random_calls_are_answered_as_on_ext4() {
     let workers = setting("WORKERS").map(|count| usize::try_from(count).unwrap());
     // One difference is enough for a test; the script may collect more.
     let differences_max = setting("DIFFERENCES").unwrap_or(1) as usize;
+    // While a fault is known, calls that meet it can be left out to see what lies behind it.
+    let without = std::env::var("CONTEXTOS_LOCKSTEP_WITHOUT").unwrap_or_default();
+    let without: Vec<&str> = without.split(';').filter(|text| !text.is_empty()).collect();
     let mut sides = Sides::start();
     let mut found = BTreeSet::new();
     let mut sequences = 0;
@@ -86,7 +89,8 @@ fn random_calls_are_answered_as_on_ext4() {
             break;
         }
         sequences += 1;
-        let sequence = generator::sequence(seed, calls, workers);
+        let mut sequence = generator::sequence(seed, calls, workers);
+        sequence.retain(|call| !without.iter().any(|text| call.contains(text)));
         let Some(difference) = sides.run(&sequence) else {
             continue;
         };
