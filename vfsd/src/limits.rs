@@ -27,6 +27,8 @@ pub const TREE_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 pub const TREE_INODES_MAX: u64 = 2_000_000;
 /// What a small write copies at most; large enough that a 16 MiB file has only 1,024 chunks.
 pub const CONTENT_CHUNK_BYTES: usize = 16 * 1024;
+/// What holes are counted in, as on most filesystems.
+pub const CONTENT_BLOCK_BYTES: usize = 4 * 1024;
 /// Names of one file: each is an event to replay when its content changes.
 pub const LINKS_MAX: usize = 1_000;
 /// One extended attribute's value (`XATTR_SIZE_MAX`).
@@ -42,6 +44,7 @@ pub const LOCK_DELAY_DEFAULT_MS: u64 = 2_000;
 pub const LOCK_DELAY_MAX_MS: u64 = 3_600_000;
 
 const _: () = assert!(FILE_BYTES_MAX <= TREE_BYTES_MAX);
+const _: () = assert!(CONTENT_CHUNK_BYTES.is_multiple_of(CONTENT_BLOCK_BYTES));
 const _: () = assert!(FILE_BYTES_MAX / CONTENT_CHUNK_BYTES as u64 <= u32::MAX as u64);
 
 /// Longest payload of a log entry: a whole file and what surrounds it.
@@ -91,6 +94,10 @@ pub const MAPPED_COMMIT_DELAY: Duration = Duration::from_secs(1);
 pub const UNSAVED_RETRY_EVERY: Duration = Duration::from_millis(500);
 /// How long such a save is tried: past a partition of a day, its bytes are of no use to anybody.
 pub const UNSAVED_RETRY_FOR: Duration = Duration::from_secs(24 * 3600);
+/// Saves without a waiter that were given up and are still named in `status.json`: enough for a person to see a pattern.
+pub const DROPPED_SAVES_NAMED_MAX: usize = 32;
+/// Descriptors of a process that are looked at when it closes one; with more it counts as having another.
+pub const DESCRIPTORS_LOOKED_AT_MAX: usize = 1_024;
 /// A connection with an overdue answer that was silent for this long is dropped and made anew.
 pub const CONNECTION_SILENCE_MAX: Duration = Duration::from_secs(1);
 

@@ -18,10 +18,11 @@ use vfsd::consensus::wire::{ClusterChange, Reply, Request};
 use vfsd::daemon::node_settings;
 use vfsd::fs::proposer::{ChangeSink, Proposal, ProposeError};
 use vfsd::limits::RUNTIME_WORKERS;
+use vfsd::state_machine::StateMachine;
 use vfsd::state_machine::command::{
     Author, Command, ContentUpdate, Create, Grant, JoinToken, Mkdir, NodeKind, Write,
 };
-use vfsd::state_machine::ids::{InodeNo, LogIndex};
+use vfsd::state_machine::ids::InodeNo;
 use vfsd::state_machine::log_time::WallTime;
 use vfsd::state_machine::outcome::{Applied, FsError};
 use vfsd::storage::data_dir::DataDir;
@@ -36,7 +37,8 @@ struct NoSink;
 impl ChangeSink for NoSink {
     fn before_publication(&self, _: &[Applied]) {}
     fn applied(&self, _: &Applied) {}
-    fn snapshot_installed(&self, _: LogIndex) {}
+    fn before_replacement(&self, _: &StateMachine, _: &StateMachine) {}
+    fn replaced(&self, _: &StateMachine, _: &StateMachine) {}
 }
 
 /// A member that can be started, crashed and started again.

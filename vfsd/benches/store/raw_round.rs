@@ -14,8 +14,9 @@ use vfsd::consensus::wire::{ClusterChange, Request};
 use vfsd::daemon::node_settings;
 use vfsd::fs::proposer::{ChangeSink, Proposal};
 use vfsd::limits::RUNTIME_WORKERS;
+use vfsd::state_machine::StateMachine;
 use vfsd::state_machine::command::{Author, Command, Grant, JoinToken, SetXattr, XattrMode};
-use vfsd::state_machine::ids::{InodeNo, LogIndex};
+use vfsd::state_machine::ids::InodeNo;
 use vfsd::state_machine::log_time::WallTime;
 use vfsd::state_machine::outcome::Applied;
 use vfsd::storage::data_dir::DataDir;
@@ -29,7 +30,8 @@ struct NoSink;
 impl ChangeSink for NoSink {
     fn before_publication(&self, _: &[Applied]) {}
     fn applied(&self, _: &Applied) {}
-    fn snapshot_installed(&self, _: LogIndex) {}
+    fn before_replacement(&self, _: &StateMachine, _: &StateMachine) {}
+    fn replaced(&self, _: &StateMachine, _: &StateMachine) {}
 }
 
 /// The leader in this process, and the other two members as child processes.

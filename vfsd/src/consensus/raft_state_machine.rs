@@ -75,10 +75,13 @@ impl RaftStateMachine {
     }
 
     fn replace(&mut self, meta: &SnapshotMeta, machine: StateMachine) {
-        self.machine = machine;
+        let old = std::mem::replace(&mut self.machine, machine);
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
+        let sink = &self.published.sink;
+        sink.before_replacement(&old, &self.machine);
         self.publish();
+        sink.replaced(&old, &self.machine);
     }
 
     fn publish(&self) {
@@ -230,8 +233,6 @@ impl openraft::storage::RaftStateMachine<TypeConfig> for RaftStateMachine {
         .await
         .map_err(io::Error::other)??;
         self.replace(meta, machine);
-        let index = LogIndex(meta.last_log_id.map_or(0, |id| id.index));
-        self.published.sink.snapshot_installed(index);
         Ok(())
     }
 

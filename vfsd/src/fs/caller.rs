@@ -6,7 +6,9 @@
 
 use std::fs;
 
+use crate::limits::DESCRIPTORS_LOOKED_AT_MAX;
 use crate::state_machine::command::Author;
+use crate::state_machine::ids::InodeNo;
 
 /// The thread that makes a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +84,27 @@ impl Caller {
             .nth(52 - 3)
             .and_then(|field| field.parse().ok());
         exit_code.is_some_and(|code| code & 0x7f != 0)
+    }
+
+    /// Whether its process has another descriptor of this inode, as far as can be told; in doubt it has. Reading
+    /// `fdinfo` waits for nothing: it takes the table of descriptors and no lock that an `execve` holds (proc(5)).
+    pub fn has_other_descriptor(self, inode: InodeNo) -> bool {
+        let Ok(entries) = fs::read_dir(format!("/proc/{}/fdinfo", self.tid)) else {
+            return true;
+        };
+        let mut looked_at = 0;
+        for entry in entries.flatten() {
+            looked_at += 1;
+            // One that was closed meanwhile is none.
+            let Ok(info) = fs::read_to_string(entry.path()) else {
+                continue;
+            };
+            let number = status_field(&info, "ino:").and_then(|ino| ino.parse::<u64>().ok());
+            if looked_at > DESCRIPTORS_LOOKED_AT_MAX || number.is_none_or(|ino| ino == inode.0) {
+                return true;
+            }
+        }
+        false
     }
 
     fn status(self) -> Option<String> {

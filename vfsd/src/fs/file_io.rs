@@ -3,23 +3,28 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::attr::Attr;
 use super::caller::Caller;
 use super::errno::{Failure, FsResult};
 use super::file_system::{FileSystem, Ground};
-use super::handles::{FileHandle, Handle, Pin};
+use super::handles::{FileHandle, Handle, Pin, Saver};
 use super::open_flags::OpenFlags;
+use super::save::{Settlement, Source};
 use super::virtual_tree::Node;
 use crate::limits::MAPPED_COMMIT_DELAY;
 use crate::state_machine::StateMachine;
-use crate::state_machine::command::{Command, ContentUpdate, Create, NodeKind, Write};
+use crate::state_machine::command::{Command, Create, NodeKind};
 use crate::state_machine::content::Content;
 use crate::state_machine::ids::{HandleId, InodeNo, LogIndex};
 use crate::state_machine::log_time::WallTime;
 use crate::state_machine::outcome::{Done, FsError};
+
+/// A hole leaves the size as it is (fallocate(2)).
+const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+const ZERO_IN_PLACE: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
 
 /// The time of day.
 pub fn wall_now() -> WallTime {
@@ -48,14 +53,8 @@ impl FileSystem {
                 } else {
                     Ground::default()
                 };
-                return self.open_file(
-                    &state,
-                    caller,
-                    inode,
-                    flags,
-                    ground,
-                    self.handles.next_id(),
-                );
+                let id = self.handles.next_id();
+                return self.open_file(caller, inode, flags, ground, (id, false));
             }
             _ if writes => return Err(Failure::ReadOnly),
             at @ (Node::Status | Node::Members) => {
@@ -100,13 +99,10 @@ impl FileSystem {
         else {
             return Err(FsError::Invalid.into());
         };
-        let truncate = flags.truncate && !created;
         // What was made is opened whatever happened since: a lock that lives by its handle must have one.
-        let flags = OpenFlags { truncate, ..flags };
-        self.open_file(&self.state(), caller, inode, flags, ground, id)?;
-        let attr = self.attr(inode.0)?;
-        self.lookups.add(inode);
-        Ok((attr, id))
+        self.known.add(inode);
+        self.open_file(caller, inode, flags, ground, (id, created))?;
+        Ok((self.attr(inode.0)?, id))
     }
 
     /// What an open for writing begins under: a majority, the guard, and no lock of somebody else's.
@@ -124,16 +120,16 @@ impl FileSystem {
         Ok(ground)
     }
 
+    /// Opens an inode under the handle number `id`; `made` if the same call made it.
     fn open_file(
         &self,
-        state: &StateMachine,
         caller: Caller,
         number: InodeNo,
         flags: OpenFlags,
         ground: Ground,
-        id: HandleId,
+        (id, made): (HandleId, bool),
     ) -> FsResult<HandleId> {
-        let inode = self.inode_in(state, number)?;
+        let inode = self.inode_in(&self.state(), number)?;
         let writes = flags.write || flags.truncate;
         let content = inode.content().cloned().unwrap_or_default();
         let (author, opener) = if writes {
@@ -144,22 +140,21 @@ impl FileSystem {
         let handle = Arc::new(FileHandle {
             id,
             flags,
-            author,
-            opener,
-            grant: ground.bound_to.zip(ground.fence),
+            saver: Arc::new(Saver {
+                author,
+                opener,
+                grant: ground.bound_to.zip(ground.fence),
+                owes_close_notice: AtomicBool::new(false),
+            }),
             inode: self.handles.open_inode(number),
             pin: parking_lot::Mutex::new(Pin {
                 content,
                 revision: inode.content_revision,
             }),
-            committing: Arc::default(),
-            owes_close_notice: AtomicBool::new(false),
         });
         if flags.truncate {
             let mut state = handle.inode.state.lock();
-            if inode.size() > 0 || state.is_dirty() {
-                state.truncate_at_open(id, wall_now())?;
-            }
+            state.truncate_at_open(handle.source(), !made, wall_now())?;
         }
         self.handles.insert(id, Handle::File(handle));
         Ok(id)
@@ -188,18 +183,13 @@ impl FileSystem {
     /// The bytes that a read at `offset` sees. Other nodes' commits show at the next read from the start, so that no
     /// reader joins two versions; this node's own writes show at once, as POSIX asks.
     fn content_for(&self, handle: &FileHandle, offset: u64) -> FsResult<Content> {
-        let state = self.state();
         let mut open = handle.inode.state.lock();
-        let private = open.orphan.clone().map(Arc::new);
-        let inode = state
-            .tree()
-            .inode(handle.inode.number)
-            .cloned()
-            .or(private)
-            .ok_or(FsError::NotFound)?;
+        let state = self.state();
+        let inode = self.inode_in(&state, handle.inode.number)?;
+        let is_private = state.tree().inode(inode.number).is_none();
         let committed = inode.content().ok_or(FsError::Invalid)?;
         let mut pin = handle.pin.lock();
-        if open.is_dirty() || open.orphan.is_some() {
+        if open.is_dirty() || is_private {
             let content = open.view(inode.content_revision, committed);
             *pin = Pin {
                 content,
@@ -209,7 +199,7 @@ impl FileSystem {
             let only_grew = offset >= pin.content.size() && inode.rewritten <= pin.revision;
             if offset == 0
                 || pin.revision == LogIndex(0)
-                || open.own_commit > pin.revision
+                || open.is_newer_than(pin.revision)
                 || only_grew
             {
                 *pin = Pin {
@@ -219,6 +209,21 @@ impl FileSystem {
             }
         }
         Ok(pin.content.clone())
+    }
+
+    /// The bytes as this node sees them now, without moving the version that the handle reads.
+    fn content_seen(&self, handle: &FileHandle) -> FsResult<Content> {
+        let mut open = handle.inode.state.lock();
+        let inode = self.inode_in(&self.state(), handle.inode.number)?;
+        let committed = inode.content().ok_or(FsError::Invalid)?;
+        Ok(open.view(inode.content_revision, committed))
+    }
+
+    pub(super) fn file_handle(&self, id: HandleId) -> FsResult<Arc<FileHandle>> {
+        match self.handles.handle(id) {
+            Some(Handle::File(handle)) => Ok(handle),
+            _ => Err(Failure::BadHandle),
+        }
     }
 
     /// Whether a write to this handle has to wait for a majority: it appends, or is synchronous.
@@ -242,13 +247,15 @@ impl FileSystem {
         if !handle.flags.write {
             return Err(Failure::BadHandle);
         }
-        handle
-            .inode
-            .state
-            .lock()
-            .write(id, offset, data, wall_now())?;
-        if !self.is_in_tree(&handle) {
-            self.keep_private(&handle);
+        let (source, saver) = match mapped {
+            true => (Source::Mappings, &handle.saver),
+            false => handle.source(),
+        };
+        let mut state = handle.inode.state.lock();
+        state.write((source, saver), offset, data, wall_now())?;
+        drop(state);
+        if !self.is_in_tree(&handle.inode) {
+            self.keep_private(&handle.inode);
         } else if mapped {
             self.commit_mapped_later(&handle);
         }
@@ -267,55 +274,33 @@ impl FileSystem {
         mapped: bool,
     ) -> FsResult<u32> {
         let handle = self.file_handle(id)?;
-        if handle.flags.append && handle.flags.write && !mapped && self.is_in_tree(&handle) {
-            self.append(&handle, data).await?;
+        let appends = handle.flags.append && handle.flags.write && !mapped;
+        if appends && self.is_in_tree(&handle.inode) {
+            self.append(&handle, data, wall_now()).await?;
             return u32::try_from(data.len()).map_err(|_| FsError::Invalid.into());
         }
+        let offset = match appends {
+            true => self.content_seen(&handle)?.size(),
+            false => offset,
+        };
         let written = self.write_buffered(id, offset, data, mapped)?;
-        if handle.flags.sync {
-            self.commit_handle(&handle, false).await?;
+        if handle.flags.sync && !mapped {
+            let source = handle.source().0;
+            self.commit_source(&handle.inode, source, false, Settlement::Dropped)
+                .await?;
         }
         Ok(written)
     }
 
-    async fn append(&self, handle: &Arc<FileHandle>, data: &[u8]) -> FsResult<()> {
-        let _turn = handle.committing.clone().lock_owned().await;
-        let truncate = {
-            let mut state = handle.inode.state.lock();
-            let truncated = state
-                .pending(handle.id)
-                .is_some_and(|p| p.dirty.replaces() && !p.dirty.has_bytes());
-            if truncated {
-                state.pending.retain(|pending| pending.handle != handle.id);
-                state.tidy();
-            }
-            truncated
-        };
-        let update = ContentUpdate::Append {
-            truncate,
-            data: data.to_vec(),
-        };
-        let mtime = Some(wall_now());
-        let write = Write {
-            inode: handle.inode.number,
-            base: None,
-            update,
-            mtime,
-            closes: false,
-        };
-        let committed = self.propose_for(handle, Command::Write(write)).await?;
-        handle.inode.state.lock().own_commit = committed.index;
-        handle.owes_close_notice.store(true, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Stores through a mapping have no close that could commit them: they go out after a while.
+    /// Stores through a mapping have no close that could commit them: they go out after a while. What fails stays for
+    /// the next close or `fsync`.
     fn commit_mapped_later(self: &Arc<Self>, handle: &Arc<FileHandle>) {
-        let (fs, handle) = (self.clone(), handle.clone());
+        let (fs, open) = (self.clone(), handle.inode.clone());
         self.runtime.spawn(async move {
             tokio::time::sleep(MAPPED_COMMIT_DELAY).await;
-            if let Err(failure) = fs.commit_handle(&handle, false).await {
-                tracing::warn!(inode = handle.inode.number.0, %failure, "mapped stores could not be committed");
+            let commit = fs.commit_source(&open, Source::Mappings, false, Settlement::GivenBack);
+            if let Err(failure) = commit.await {
+                tracing::warn!(inode = open.number.0, %failure, "mapped stores could not be committed yet");
             }
         });
     }
@@ -326,7 +311,8 @@ impl FileSystem {
     /// [`Failure::BadHandle`], [`FsError::FileTooLarge`].
     pub async fn truncate_handle(self: &Arc<Self>, id: HandleId, size: u64) -> FsResult<()> {
         self.change_buffered(id, |handle, now| {
-            handle.inode.state.lock().truncate(id, size, now)
+            let mut state = handle.inode.state.lock();
+            state.truncate(handle.source(), size, now)
         })
         .await
     }
@@ -344,27 +330,28 @@ impl FileSystem {
     ) -> FsResult<()> {
         let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
         let zeroes = mode & (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE) != 0;
-        let known =
-            libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE;
-        if mode & !known != 0 {
+        // Exactly the combinations of fallocate(2) that are there; collapsing and inserting are not.
+        let is_known = matches!(
+            mode,
+            0 | libc::FALLOC_FL_KEEP_SIZE | PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE | ZERO_IN_PLACE
+        );
+        if !is_known {
             return Err(FsError::NotSupported.into());
         }
         let end = offset.checked_add(len).ok_or(FsError::FileTooLarge)?;
         if end > crate::limits::FILE_BYTES_MAX && !keep_size {
             return Err(FsError::FileTooLarge.into());
         }
-        let size = self.content_for(&*self.file_handle(id)?, 0)?.size();
+        let size = self.content_seen(&*self.file_handle(id)?)?.size();
         self.change_buffered(id, |handle, now| {
             let mut state = handle.inode.state.lock();
-            let until = end.min(if keep_size { size } else { end });
-            if zeroes && offset < until {
-                let zeros = usize::try_from(until - offset).map_err(|_| FsError::FileTooLarge)?;
-                state.write(id, offset, &vec![0; zeros], now)?;
+            if zeroes && offset < end.min(size) {
+                state.punch(handle.source(), (offset, end.min(size)), now)?;
             }
             if keep_size {
                 Ok(())
             } else {
-                state.extend(id, end, now)
+                state.extend(handle.source(), end, now)
             }
         })
         .await
@@ -380,10 +367,12 @@ impl FileSystem {
             return Err(Failure::BadHandle);
         }
         change(&handle, wall_now())?;
-        if !self.is_in_tree(&handle) {
-            self.keep_private(&handle);
+        if !self.is_in_tree(&handle.inode) {
+            self.keep_private(&handle.inode);
         } else if handle.flags.sync {
-            self.commit_handle(&handle, false).await?;
+            let source = handle.source().0;
+            self.commit_source(&handle.inode, source, false, Settlement::Dropped)
+                .await?;
         }
         Ok(())
     }
@@ -394,7 +383,7 @@ impl FileSystem {
     /// [`Failure::NoSuchOffset`] past the end.
     pub fn seek(&self, id: HandleId, offset: u64, data: bool) -> FsResult<u64> {
         let content = match self.handles.handle(id).ok_or(Failure::BadHandle)? {
-            Handle::File(handle) => self.content_for(&handle, offset)?,
+            Handle::File(handle) => self.content_seen(&handle)?,
             Handle::Version(inode) => inode.content().cloned().unwrap_or_default(),
             Handle::Fixed(_) | Handle::Directory(_) => return Err(FsError::Invalid.into()),
         };

@@ -12,14 +12,16 @@ use parking_lot::Mutex;
 
 use super::attr::Attr;
 use super::errno::{Failure, FsResult};
+use super::file_io::wall_now;
 use super::handles::{DirectoryEntry, DirectoryHandle, Handle, HandleTable};
-use super::lookups::Lookups;
+use super::known_inodes::KnownInodes;
 use super::proposer::{ChangeSink, NodeStatus, ProposeError, Proposer};
+use super::save::Leftovers;
 use super::virtual_tree::{self, Node, NowVersions, VFS_NAME};
-use crate::limits::{TREE_BYTES_MAX, TREE_INODES_MAX};
+use crate::limits::{NAME_LEN_BYTES_MAX, TREE_BYTES_MAX, TREE_INODES_MAX};
 use crate::state_machine::StateMachine;
 use crate::state_machine::ids::{FencingToken, HandleId, InodeNo, LogIndex, SessionId};
-use crate::state_machine::inode::{Inode, Kind};
+use crate::state_machine::inode::{Inode, Kind, without_privileges};
 use crate::state_machine::namespace::LK;
 use crate::state_machine::outcome::{Applied, Change, FsError};
 
@@ -40,10 +42,10 @@ pub struct FileSystem {
     proposer: OnceLock<Arc<dyn Proposer>>,
     feed: OnceLock<Arc<dyn EventFeed>>,
     pub(super) handles: HandleTable,
-    pub(super) lookups: Lookups,
+    pub(super) known: KnownInodes,
     pub(super) versions: NowVersions,
-    /// Saves that nobody waits for any more and that are still being tried, by path.
-    pub(super) unsaved: Mutex<Vec<String>>,
+    /// Saves that nobody waits for any more.
+    pub(super) leftovers: Leftovers,
     pub(super) runtime: tokio::runtime::Handle,
 }
 
@@ -75,9 +77,9 @@ impl FileSystem {
             proposer: OnceLock::new(),
             feed: OnceLock::new(),
             handles: HandleTable::new(first_handle),
-            lookups: Lookups::default(),
+            known: KnownInodes::default(),
             versions: NowVersions::default(),
-            unsaved: Mutex::default(),
+            leftovers: Leftovers::default(),
             runtime,
         })
     }
@@ -94,8 +96,8 @@ impl FileSystem {
     }
 
     /// What the kernel holds references to.
-    pub fn lookups(&self) -> &Lookups {
-        &self.lookups
+    pub fn known(&self) -> &KnownInodes {
+        &self.known
     }
 
     /// Where tasks of this filesystem run.
@@ -150,6 +152,9 @@ impl FileSystem {
     /// [`FsError::NotFound`], [`FsError::NotDirectory`].
     pub fn lookup(&self, parent: u64, name: &OsStr) -> FsResult<Attr> {
         let name = name.as_bytes();
+        if name.len() > NAME_LEN_BYTES_MAX {
+            return Err(FsError::NameTooLong.into());
+        }
         let state = self.state();
         let parent = Node::of(parent);
         if name == b"." || name == b".." {
@@ -158,10 +163,13 @@ impl FileSystem {
         match parent {
             Node::Inode(InodeNo::ROOT) if name == VFS_NAME => self.attr_in(&state, Node::Vfs),
             Node::Inode(directory) => {
-                let inode = state.tree().lookup(directory, name)?;
-                let attr = self.attr_in(&state, Node::Inode(inode))?;
-                self.lookups.add(inode);
-                Ok(attr)
+                let inode = self.known.find_and_add(|| {
+                    let state = self.state();
+                    let inode = state.tree().lookup(directory, name)?;
+                    let found = state.tree().inode(inode).ok_or(FsError::NotFound)?;
+                    Ok::<_, Failure>((found.clone(), inode))
+                })?;
+                Ok(self.attr_of(&inode))
             }
             Node::Vfs => {
                 let entry = virtual_tree::vfs_entries()
@@ -194,14 +202,16 @@ impl FileSystem {
             number
         };
         let attr = self.attr_in(state, Node::Inode(target))?;
-        self.lookups.add(target);
+        self.known.add(target);
         Ok(attr)
     }
 
     /// The kernel drops references. Returns whether it knows nothing of an inode of the tree any more.
     pub fn forget(&self, node: u64, count: u64) -> bool {
         match Node::of(node) {
-            Node::Inode(inode) => return self.lookups.forget(inode, count),
+            Node::Inode(inode) => {
+                return self.known.forget(inode, count, self.is_open(inode));
+            }
             Node::NowVersion(number) => self.versions.forgotten(number, count),
             Node::Vfs | Node::Status | Node::Members | Node::NowDirectory(_) => {}
         }
@@ -252,8 +262,13 @@ impl FileSystem {
                 let view = open.view(inode.content_revision, content);
                 attr.size = view.size();
                 attr.stored = view.stored_bytes();
-                attr.mtime = open.last_write().unwrap_or(attr.mtime);
-                attr.ctime = attr.ctime.max(attr.mtime);
+                if let Some(time) = open.last_write() {
+                    attr.mtime = time;
+                    attr.ctime = attr.ctime.max(time);
+                }
+                if open.is_changed_by_ordinary_users() {
+                    attr.mode = without_privileges(attr.mode);
+                }
             }
         }
         attr
@@ -261,17 +276,9 @@ impl FileSystem {
 
     /// An inode of the tree, or one that lost its last name while it is open or known here.
     pub(super) fn inode_in(&self, state: &StateMachine, number: InodeNo) -> FsResult<Arc<Inode>> {
-        if let Some(inode) = state.tree().inode(number) {
-            return Ok(inode.clone());
-        }
-        let private = self
-            .handles
-            .opened(number)
-            .and_then(|open| open.state.lock().orphan.clone());
-        let gone = private.map(Arc::new).or_else(|| self.lookups.gone(number));
-        let mut inode = gone.ok_or(FsError::NotFound)?;
-        Arc::make_mut(&mut inode).names.clear();
-        Ok(inode)
+        let inode = state.tree().inode(number).cloned();
+        let inode = inode.or_else(|| self.known.gone(number));
+        inode.ok_or(FsError::NotFound.into())
     }
 
     pub(super) fn fixed_bytes(&self, state: &StateMachine, node: Node) -> Vec<u8> {
@@ -280,7 +287,8 @@ impl FileSystem {
             Node::Members => virtual_tree::members_json(state, &status.voters),
             _ => {
                 let lag = self.feed.get().map_or(0, |feed| feed.lag());
-                virtual_tree::status_json(&status, lag, &self.unsaved.lock())
+                let (pending, dropped) = (self.leftovers.pending(), self.leftovers.dropped());
+                virtual_tree::status_json(&status, lag, &pending, &dropped)
             }
         }
     }
@@ -470,24 +478,48 @@ impl FileSystem {
 
 impl ChangeSink for FileSystem {
     fn before_publication(&self, batch: &[Applied]) {
-        for change in batch.iter().flat_map(|applied| &applied.changes) {
-            let Change::Gone(inode) = change else {
-                continue;
-            };
-            self.lookups.keep_gone(inode);
-            if let Some(open) = self.handles.opened(inode.number) {
-                let mut orphan = Inode::clone(inode);
-                orphan.names.clear();
-                open.state.lock().orphan = Some(orphan);
-            }
-        }
+        gone_in(batch).for_each(|inode| self.known.keep(inode, wall_now()));
     }
 
     fn applied(&self, entry: &Applied) {
+        for inode in gone_in(std::slice::from_ref(entry)) {
+            self.known.settle(inode.number, self.is_open(inode.number));
+        }
         if let Some(feed) = self.feed.get() {
             feed.applied(entry);
         }
     }
 
-    fn snapshot_installed(&self, _index: LogIndex) {}
+    fn before_replacement(&self, old: &StateMachine, new: &StateMachine) {
+        self.gone_with(old, new)
+            .iter()
+            .for_each(|inode| self.known.keep(inode, wall_now()));
+    }
+
+    fn replaced(&self, old: &StateMachine, new: &StateMachine) {
+        // Once more, for those that were looked up while the new state was on its way.
+        for inode in self.gone_with(old, new) {
+            if self.known.gone(inode.number).is_none() {
+                self.known.keep(&inode, wall_now());
+            }
+        }
+    }
+}
+
+fn gone_in(batch: &[Applied]) -> impl Iterator<Item = &Arc<Inode>> {
+    let changes = batch.iter().flat_map(|applied| &applied.changes);
+    changes.filter_map(|change| match change {
+        Change::Gone(inode) => Some(inode),
+        _ => None,
+    })
+}
+
+impl FileSystem {
+    /// What somebody here can reach of the old state and the new one does not have.
+    fn gone_with(&self, old: &StateMachine, new: &StateMachine) -> Vec<Arc<Inode>> {
+        let reachable = self.known.all().into_iter().chain(self.handles.all_open());
+        let gone = reachable.filter(|number| new.tree().inode(*number).is_none());
+        gone.filter_map(|number| old.tree().inode(number).cloned())
+            .collect()
+    }
 }

@@ -4,18 +4,17 @@
 
 pub mod attr;
 pub mod caller;
-mod commit;
 pub mod errno;
 mod file_io;
 pub mod file_system;
 pub mod handles;
-pub mod lookups;
+pub mod known_inodes;
 mod names;
 pub mod open_flags;
 pub mod operation;
 pub mod proposer;
+pub mod save;
 pub mod virtual_tree;
-pub mod write_buffer;
 mod xattrs;
 
 pub use file_system::FileSystem;

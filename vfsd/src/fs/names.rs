@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use super::attr::Attr;
 use super::caller::Caller;
@@ -97,7 +98,7 @@ impl FileSystem {
     /// # Errors
     /// As [`FileSystem::make_node`].
     pub async fn link(
-        &self,
+        self: &Arc<Self>,
         caller: Caller,
         node: u64,
         parent: u64,
@@ -113,9 +114,11 @@ impl FileSystem {
             name: name.as_bytes().to_vec(),
             content,
         });
-        let made = self.make(caller, ground, command).await;
-        self.settle_carried(carried, made.is_ok());
-        made
+        let committed = self.commit(caller, ground, command).await?;
+        if let Some(carried) = carried {
+            carried.committed(committed.index);
+        }
+        self.made(committed)
     }
 
     /// Removes a name of a file.
@@ -163,7 +166,7 @@ impl FileSystem {
     /// # Errors
     /// As [`FileSystem::make_node`].
     pub async fn rename(
-        &self,
+        self: &Arc<Self>,
         caller: Caller,
         (parent, name): (u64, &OsStr),
         (new_parent, new_name): (u64, &OsStr),
@@ -189,9 +192,11 @@ impl FileSystem {
             content,
         };
         let ground = if from.fence.is_some() { from } else { to };
-        let renamed = self.commit(caller, ground, Command::Rename(rename)).await;
-        self.settle_carried(carried, renamed.is_ok());
-        renamed.map(|_| ())
+        let committed = self.commit(caller, ground, Command::Rename(rename)).await?;
+        if let Some(carried) = carried {
+            carried.committed(committed.index);
+        }
+        Ok(())
     }
 
     /// Changes attributes; `size` is `truncate(2)` by path.
@@ -201,52 +206,64 @@ impl FileSystem {
     pub async fn set_attr(&self, caller: Caller, node: u64, set: SetAttr) -> FsResult<Attr> {
         let inode = self.tree_inode(node)?;
         if self.state().tree().inode(inode).is_none() {
-            return self.set_orphan_attr(inode, &set);
+            return self.set_gone_attr(inode, &set);
         }
         let ground = self.ground_of_inode(inode)?;
-        if set.mtime.is_some()
-            && let Some(open) = self.handles.opened(inode)
-        {
+        let open = self.handles.opened(inode);
+        if let Some(open) = open.as_ref().filter(|_| set.mtime.is_some()) {
             // An explicit time wins over that of writes before it, even if their content commits later.
-            open.state
-                .lock()
-                .pending
-                .iter_mut()
-                .for_each(|pending| pending.last_write = None);
+            open.state.lock().keep_time();
         }
-        self.commit(caller, ground, Command::SetAttr(SetAttr { inode, ..set }))
-            .await?;
+        let size = set.size;
+        let commit = self.commit(caller, ground, Command::SetAttr(SetAttr { inode, ..set }));
+        match (open, size) {
+            (Some(open), Some(size)) => {
+                self.commit_path_truncation(&open, size, commit).await?;
+            }
+            _ => {
+                commit.await?;
+            }
+        }
         self.attr(node)
     }
 
-    /// An unlinked file that is open here is this node's alone.
-    fn set_orphan_attr(&self, number: InodeNo, set: &SetAttr) -> FsResult<Attr> {
-        let open = self.handles.opened(number).ok_or(FsError::NotFound)?;
-        let mut state = open.state.lock();
-        let orphan = state.orphan.as_mut().ok_or(FsError::NotFound)?;
+    /// A file that lost its last name is this node's alone.
+    fn set_gone_attr(&self, number: InodeNo, set: &SetAttr) -> FsResult<Attr> {
+        if let Some(open) = self.handles.opened(number) {
+            self.keep_private(&open);
+        }
         let now = super::file_io::wall_now();
         let time = |set: TimeSet| match set {
             TimeSet::Now => now,
             TimeSet::At(time) => time,
         };
-        orphan.mode = set.mode.unwrap_or(orphan.mode);
-        orphan.uid = set.uid.unwrap_or(orphan.uid);
-        orphan.gid = set.gid.unwrap_or(orphan.gid);
-        orphan.atime = set.atime.map_or(orphan.atime, time);
-        orphan.mtime = set.mtime.map_or(orphan.mtime, time);
-        if let (Some(size), Kind::Regular(content)) = (set.size, &mut orphan.kind) {
-            content.apply_op(&crate::state_machine::command::ContentOp::Truncate(size))?;
-        }
-        orphan.names.clear();
-        Ok(Attr::of(orphan))
+        let changed = self.known.change_gone(number, |gone| {
+            gone.mode = set.mode.unwrap_or(gone.mode);
+            gone.uid = set.uid.unwrap_or(gone.uid);
+            gone.gid = set.gid.unwrap_or(gone.gid);
+            if let (Some(size), Kind::Regular(content)) = (set.size, &mut gone.kind) {
+                content.truncate(size)?;
+                gone.mtime = now;
+            }
+            gone.atime = set.atime.map_or(gone.atime, time);
+            gone.mtime = set.mtime.map_or(gone.mtime, time);
+            gone.ctime = now;
+            Ok(Attr::of(gone))
+        });
+        changed.unwrap_or_else(|| Err(FsError::NotFound.into()))
     }
 
     async fn make(&self, caller: Caller, ground: Ground, command: Command) -> FsResult<Attr> {
-        match self.commit(caller, ground, command).await?.outcome? {
+        self.made(self.commit(caller, ground, command).await?)
+    }
+
+    fn made(&self, committed: Committed) -> FsResult<Attr> {
+        match committed.outcome? {
             Done::Inode { inode, .. } => {
-                let attr = self.attr(inode.0)?;
-                self.lookups.add(inode);
-                Ok(attr)
+                self.known.add(inode);
+                self.attr(inode.0).inspect_err(|_| {
+                    self.forget(inode.0, 1);
+                })
             }
             Done::Unit | Done::Session(_) | Done::Member(_) | Done::Appended { .. } => {
                 Err(FsError::Invalid.into())

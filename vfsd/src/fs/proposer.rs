@@ -114,6 +114,9 @@ pub trait ChangeSink: Send + Sync + 'static {
     /// An entry was applied and is visible in the published state; its proposer has not been answered yet.
     fn applied(&self, entry: &crate::state_machine::outcome::Applied);
 
-    /// The whole state was replaced by a snapshot at `index`.
-    fn snapshot_installed(&self, index: LogIndex);
+    /// A snapshot is about to replace the whole state: inodes that it has no more can still be kept.
+    fn before_replacement(&self, old: &StateMachine, new: &StateMachine);
+
+    /// A snapshot has replaced the whole state.
+    fn replaced(&self, old: &StateMachine, new: &StateMachine);
 }

@@ -107,18 +107,25 @@ pub fn fixed_attr(node: Node, size: u64, root: &Inode) -> Attr {
 }
 
 /// `/.vfs/status.json`.
-pub fn status_json(status: &NodeStatus, replay_lag: u64, pending: &[String]) -> Vec<u8> {
+pub fn status_json(
+    status: &NodeStatus,
+    replay_lag: u64,
+    pending: &[String],
+    dropped: &[String],
+) -> Vec<u8> {
     #[derive(serde::Serialize)]
     struct Document<'a> {
         #[serde(flatten)]
         status: &'a NodeStatus,
         replay_lag: u64,
         pending: &'a [String],
+        dropped: &'a [String],
     }
     as_json(&Document {
         status,
         replay_lag,
         pending,
+        dropped,
     })
 }
 

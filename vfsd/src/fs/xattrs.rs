@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use super::caller::Caller;
 use super::errno::FsResult;
+use super::file_io::wall_now;
 use super::file_system::FileSystem;
+use super::proposer::ProposeError;
 use super::virtual_tree::Node;
+use crate::limits::XATTRS_BYTES_MAX;
 use crate::state_machine::StateMachine;
 use crate::state_machine::command::{Command, SetXattr, XattrMode};
 use crate::state_machine::ids::InodeNo;
@@ -24,11 +27,12 @@ impl FileSystem {
         let inode = self
             .inode_with_xattrs(&state, node)?
             .ok_or(FsError::NoAttribute)?;
-        let name = name.to_str().ok_or(FsError::NoAttribute)?;
+        let name = known_name(name)?;
         let value = match name {
             "user.vfs.rev" => Some(inode.revision.to_string()),
             "user.vfs.ino" => Some(inode.number.to_string()),
             "user.lk.fence" | "user.lk.owner" | "user.lk.expires" => {
+                self.check_own_lock(&state, inode.number)?;
                 lock_attribute(&state, inode.number, name)
             }
             _ => {
@@ -68,9 +72,12 @@ impl FileSystem {
         value: &[u8],
         mode: XattrMode,
     ) -> FsResult<()> {
-        self.check_writable()?;
         let inode = self.tree_inode(node)?;
-        let name = name.to_str().ok_or(FsError::Invalid)?.to_owned();
+        let name = known_name(name)?.to_owned();
+        if self.state().tree().inode(inode).is_none() {
+            return self.set_private_xattr(inode, name, value, mode);
+        }
+        self.check_writable()?;
         let ground = self.ground_of_inode(inode)?;
         let command = Command::SetXattr(SetXattr {
             inode,
@@ -86,13 +93,60 @@ impl FileSystem {
     /// # Errors
     /// As [`FileSystem::set_xattr`].
     pub async fn remove_xattr(&self, caller: Caller, node: u64, name: &OsStr) -> FsResult<()> {
-        self.check_writable()?;
         let inode = self.tree_inode(node)?;
-        let name = name.to_str().ok_or(FsError::NoAttribute)?.to_owned();
+        let name = known_name(name)?.to_owned();
+        if self.state().tree().inode(inode).is_none() {
+            let removed = self.known.change_gone(inode, |gone| {
+                gone.ctime = wall_now();
+                gone.xattrs.remove(&name)
+            });
+            let value = removed.ok_or(FsError::NotFound)?;
+            return value.map(drop).ok_or(FsError::NoAttribute.into());
+        }
+        self.check_writable()?;
         let ground = self.ground_of_inode(inode)?;
         self.commit(caller, ground, Command::RemoveXattr { inode, name })
             .await
             .map(|_| ())
+    }
+
+    /// An inode without a name is this node's alone: no entry changes it.
+    fn set_private_xattr(
+        &self,
+        inode: InodeNo,
+        name: String,
+        value: &[u8],
+        mode: XattrMode,
+    ) -> FsResult<()> {
+        let set = self.known.change_gone(inode, |gone| {
+            match (mode, gone.xattrs.contains_key(&name)) {
+                (XattrMode::Create, true) => return Err(FsError::AlreadyExists),
+                (XattrMode::Replace, false) => return Err(FsError::NoAttribute),
+                _ => {}
+            }
+            let others = gone.xattrs.iter().filter(|(other, _)| **other != name);
+            let others: usize = others.map(|(name, value)| name.len() + value.len()).sum();
+            if others + name.len() + value.len() > XATTRS_BYTES_MAX {
+                return Err(FsError::AttributeTooLarge);
+            }
+            gone.xattrs.insert(name, value.into());
+            gone.ctime = wall_now();
+            Ok(())
+        });
+        Ok(set.ok_or(FsError::NotFound)??)
+    }
+
+    /// A node whose own deadline has passed knows nothing any more of the locks that it held: they may be another's by
+    /// now, and its replica may not have heard of it.
+    fn check_own_lock(&self, state: &StateMachine, inode: InodeNo) -> FsResult<()> {
+        let own = self.status().id;
+        let lock = state.locks().of(inode);
+        match lock.filter(|lock| lock.node == own && lock.ended_until.is_none()) {
+            Some(lock) if self.proposer().session() != Some(lock.session) => {
+                Err(ProposeError::SessionExpired.into())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn inode_with_xattrs(&self, state: &StateMachine, node: u64) -> FsResult<Option<Arc<Inode>>> {
@@ -102,6 +156,17 @@ impl FileSystem {
             Node::NowVersion(number) => Ok(self.versions.inode(number)),
             Node::Vfs | Node::Status | Node::Members => Ok(None),
         }
+    }
+}
+
+/// A name in one of the namespaces that are kept (xattr(7)).
+fn known_name(name: &OsStr) -> FsResult<&str> {
+    let name = name.to_str().ok_or(FsError::Invalid)?;
+    let spaces = ["user.", "trusted.", "security."];
+    match spaces.iter().find_map(|space| name.strip_prefix(space)) {
+        None => Err(FsError::NotSupported.into()),
+        Some("") => Err(FsError::Invalid.into()),
+        Some(_) => Ok(name),
     }
 }
 

@@ -148,10 +148,8 @@ impl Adapter {
     /// As [`Adapter::attr_as_of_entry`], with one more reference of the kernel.
     fn attr_for_replay(&self, inode: &Arc<Inode>) -> Attr {
         let attr = self.attr_as_of_entry(inode);
-        self.fs.lookups().add(inode.number);
-        if self.fs.state().tree().inode(inode.number).is_none() {
-            self.fs.lookups().keep_gone(inode);
-        }
+        let is_in_tree = || self.fs.state().tree().inode(inode.number).is_some();
+        self.fs.known().add_or_keep(inode, is_in_tree);
         attr
     }
 

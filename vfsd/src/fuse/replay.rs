@@ -374,8 +374,7 @@ impl Replayer {
     ) -> io::Result<()> {
         for (parent, name) in &inode.names {
             let at = (*parent, name.as_bytes());
-            let known =
-                self.fs.lookups().is_known(*parent) || self.fs.lookups().is_known(inode.number);
+            let known = self.fs.known().is_known(*parent) || self.fs.known().is_known(inode.number);
             if !known || !self.queue.is_telling(at.0, at.1, inode.number) {
                 continue;
             }

@@ -240,7 +240,7 @@ fn with_name(mut inode: Arc<Inode>, parent: InodeNo, name: &[u8]) -> Arc<Inode> 
 
 /// Nobody can watch an inode that the kernel holds no reference to.
 fn is_watchable(fs: &FileSystem, change: &Change, inode: &Inode) -> bool {
-    let known = fs.lookups();
+    let known = fs.known();
     known.is_known(inode.number)
         || parents_of(change, inode)
             .into_iter()

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use super::StateMachine;
 use super::command::{Command, Entry};
 use super::ids::{LogIndex, SessionId};
+use super::level::Level;
 use super::namespace::Touch;
 use super::outcome::{Change, Outcome};
 
@@ -102,7 +103,13 @@ impl Step<'_> {
                 age_public,
             } => self.token_use(digest, name, address, age_public),
             Command::ClusterInit { cluster, first } => self.cluster_init(cluster, first),
+            Command::RaiseLevel(level) => self.raise_level(*level),
         }
+    }
+
+    /// Whether the cluster's entries are applied by the rules of `level`.
+    fn follows(&self, level: Level) -> bool {
+        self.state.level >= level
     }
 
     fn session(&self) -> Option<SessionId> {

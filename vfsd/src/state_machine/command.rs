@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::ids::{FencingToken, HandleId, InodeNo, LogIndex, NodeId, RequestNo, SessionId};
+use super::level::Level;
 use super::log_time::{Stamp, WallTime};
 use super::versioned::{self, Refusal};
 
@@ -213,6 +214,8 @@ pub enum Command {
         /// The first member.
         first: Member,
     },
+    /// From here on entries are applied by the rules of this level; every member has said that it knows them.
+    RaiseLevel(Level),
 }
 
 /// Creates a file that is no directory and no symlink.

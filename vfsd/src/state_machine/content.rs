@@ -9,9 +9,10 @@ use imbl::OrdMap;
 
 use super::command::{ContentOp, ContentUpdate};
 use super::outcome::FsError;
-use crate::limits::{CONTENT_CHUNK_BYTES, FILE_BYTES_MAX};
+use crate::limits::{CONTENT_BLOCK_BYTES, CONTENT_CHUNK_BYTES, FILE_BYTES_MAX};
 
 const CHUNK: u64 = CONTENT_CHUNK_BYTES as u64;
+const BLOCK: u64 = CONTENT_BLOCK_BYTES as u64;
 
 /// The bytes of a regular file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -96,34 +97,34 @@ impl Content {
         }
     }
 
-    /// The start of the first stored bytes at or after `offset`; `None` if only zeros follow (`SEEK_DATA`).
+    /// The start of the first block that is no hole, at or after `offset`; `None` if only zeros follow (`SEEK_DATA`). A
+    /// hole is a block of zeros, whether it was written or not.
     pub fn next_data(&self, offset: u64) -> Option<u64> {
-        if offset >= self.size {
-            return None;
-        }
-        self.chunks
-            .range(chunk_of(offset)..)
-            .find_map(|(&number, chunk)| {
-                let start = u64::from(number) * CHUNK;
-                (start + chunk.len() as u64 > offset).then(|| offset.max(start))
-            })
+        self.next_block(offset, false)
     }
 
     /// The start of the first hole at or after `offset`; the end of the file counts as one (`SEEK_HOLE`). `None` past
     /// the end.
     pub fn next_hole(&self, offset: u64) -> Option<u64> {
-        if offset >= self.size {
-            return None;
-        }
-        let mut at = offset;
-        for (&number, chunk) in self.chunks.range(chunk_of(offset)..) {
-            let start = u64::from(number) * CHUNK;
-            if start > at {
-                break;
-            }
-            at = at.max(start + chunk.len() as u64);
-        }
-        Some(at.min(self.size))
+        let end = (offset < self.size).then_some(self.size)?;
+        self.next_block(offset, true).or(Some(end))
+    }
+
+    fn next_block(&self, offset: u64, hole: bool) -> Option<u64> {
+        let first = offset / BLOCK * BLOCK;
+        let end = if offset < self.size { self.size } else { 0 };
+        let mut blocks = (first..end).step_by(CONTENT_BLOCK_BYTES);
+        let found = blocks.find(|&block| self.is_hole(block) == hole);
+        found.map(|block| block.max(offset))
+    }
+
+    fn is_hole(&self, block: u64) -> bool {
+        let Some(chunk) = self.chunks.get(&chunk_of(block)) else {
+            return true;
+        };
+        let from = to_usize(block % CHUNK).min(chunk.len());
+        let to = chunk.len().min(from + CONTENT_BLOCK_BYTES);
+        chunk[from..to].iter().all(|&byte| byte == 0)
     }
 
     /// The stored pieces in order: number of the chunk and its bytes.
@@ -156,7 +157,11 @@ impl Content {
         Some(content)
     }
 
-    fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), FsError> {
+    /// Puts bytes at `offset`.
+    ///
+    /// # Errors
+    /// [`FsError::FileTooLarge`] past [`FILE_BYTES_MAX`].
+    pub fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), FsError> {
         let end = offset
             .checked_add(data.len() as u64)
             .ok_or(FsError::FileTooLarge)?;
@@ -181,7 +186,11 @@ impl Content {
         Ok(())
     }
 
-    fn truncate(&mut self, size: u64) -> Result<(), FsError> {
+    /// Sets the size.
+    ///
+    /// # Errors
+    /// As [`Content::write`].
+    pub fn truncate(&mut self, size: u64) -> Result<(), FsError> {
         if size > FILE_BYTES_MAX {
             return Err(FsError::FileTooLarge);
         }
@@ -200,7 +209,8 @@ impl Content {
         Ok(())
     }
 
-    fn zero(&mut self, offset: u64, len: u64) {
+    /// Zeros from `offset`, as holes where whole chunks are covered; the size stays.
+    pub fn zero(&mut self, offset: u64, len: u64) {
         let end = self.size.min(offset.saturating_add(len));
         if offset >= end {
             return;

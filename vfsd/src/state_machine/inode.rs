@@ -99,6 +99,7 @@ impl Inode {
     /// Number of links as `stat(2)` shows it.
     pub fn links(&self) -> u32 {
         match &self.kind {
+            Kind::Directory(_) if self.names.is_empty() && self.number != InodeNo::ROOT => 0,
             Kind::Directory(directory) => 2 + directory.subdirectories,
             _ => u32::try_from(self.names.len()).unwrap_or(u32::MAX),
         }
@@ -126,4 +127,14 @@ impl Inode {
             .and_then(|value| std::str::from_utf8(value).ok())
             .map(str::trim_end)
     }
+}
+
+const SETUID: u32 = 0o4000;
+const SETGID: u32 = 0o2000;
+const GROUP_EXECUTE: u32 = 0o010;
+
+/// What a write by an ordinary user leaves of a mode (write(2): set-user-ID and set-group-ID go).
+pub fn without_privileges(mode: u32) -> u32 {
+    let group = if mode & GROUP_EXECUTE != 0 { SETGID } else { 0 };
+    mode & !(SETUID | group)
 }

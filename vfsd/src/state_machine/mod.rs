@@ -11,6 +11,7 @@ pub mod content;
 pub mod ids;
 pub mod inode;
 pub mod invariants;
+pub mod level;
 pub mod lock;
 pub mod log_time;
 pub mod name;
@@ -25,6 +26,7 @@ use imbl::OrdMap;
 pub use apply::Guard;
 use command::{Command, Entry, JoinToken, Member, Origin};
 use ids::{LogIndex, NodeId, SessionId};
+use level::Level;
 use lock::LockTable;
 use log_time::LogTime;
 use namespace::Namespace;
@@ -37,6 +39,7 @@ pub struct StateMachine {
     applied: LogIndex,
     log_time: LogTime,
     cluster: String,
+    level: Level,
     tree: Namespace,
     locks: LockTable,
     sessions: SessionTable,
@@ -68,6 +71,7 @@ impl StateMachine {
             applied: LogIndex(0),
             log_time: LogTime(0),
             cluster: String::new(),
+            level: Level::FIRST,
             tree: Namespace::new(),
             locks: LockTable::default(),
             sessions: SessionTable::default(),
@@ -89,6 +93,11 @@ impl StateMachine {
     /// Id of the cluster; empty before its first entry.
     pub fn cluster(&self) -> &str {
         &self.cluster
+    }
+
+    /// The rules that entries are applied by.
+    pub fn level(&self) -> Level {
+        self.level
     }
 
     /// Inodes and names.

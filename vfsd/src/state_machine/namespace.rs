@@ -372,6 +372,22 @@ impl Namespace {
         Ok(())
     }
 
+    /// Changes an inode that the same entry has stamped already.
+    ///
+    /// # Errors
+    /// [`FsError::NotFound`].
+    pub fn edit(&mut self, number: InodeNo, edit: impl FnOnce(&mut Inode)) -> Result<(), FsError> {
+        self.inode_mut(number).map(edit)
+    }
+
+    /// Sets the time of an inode's last change.
+    ///
+    /// # Errors
+    /// [`FsError::NotFound`].
+    pub fn set_ctime(&mut self, number: InodeNo, time: WallTime) -> Result<(), FsError> {
+        self.edit(number, |inode| inode.ctime = time)
+    }
+
     /// Replaces the content of a regular file; times are the caller's. `added_only` says that bytes were only added at
     /// the end.
     ///

@@ -16,6 +16,7 @@ use super::command::{Author, JoinToken, Member};
 use super::content::Content;
 use super::ids::{InodeNo, LogIndex, NodeId, RequestNo, SessionId};
 use super::inode::{Directory, Inode, Kind};
+use super::level::Level;
 use super::lock::{Hold, Lock};
 use super::log_time::{LogTime, WallTime};
 use super::name::Name;
@@ -24,18 +25,26 @@ use super::outcome::Outcome;
 use super::session::{Answer, Session};
 use super::versioned::{self, Refusal};
 
-/// First byte of every manifest.
-const SNAPSHOT_VERSION: u8 = 2;
+/// First byte of a manifest of a cluster whose level is [`Level::FIRST`]: earlier builds read it.
+const FIRST_VERSION: u8 = 2;
+/// First byte of every other manifest: its first field is the level.
+const SNAPSHOT_VERSION: u8 = 3;
 
 /// Why bytes are not a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
     /// Written by a version that this one does not know.
     #[error(
-        "snapshot format {0} is not known to this version (it knows {SNAPSHOT_VERSION}); \
+        "snapshot format {0} is not known to this version (it knows {FIRST_VERSION} to {SNAPSHOT_VERSION}); \
          run the version that wrote it, or: vfsd rejoin"
     )]
     Version(u8),
+    /// Of a cluster whose rules this version does not know.
+    #[error(
+        "the snapshot is of a cluster whose rules are of level {0}; this version knows {known}: upgrade this node",
+        known = Level::KNOWN
+    )]
+    Level(Level),
     /// Not a snapshot, or damaged.
     #[error("the snapshot of {len} bytes is damaged: {reason}")]
     Malformed {
@@ -122,8 +131,11 @@ impl StateMachine {
     /// The state as a snapshot holds it; equal states give equal images.
     pub fn image(&self) -> StateImage {
         let (image, blobs) = self.parts();
-        let manifest = postcard::to_extend(&image, vec![SNAPSHOT_VERSION])
-            .expect("plain data encodes into a growing buffer");
+        let encoded = match self.level {
+            Level::FIRST => postcard::to_extend(&image, vec![FIRST_VERSION]),
+            level => postcard::to_extend(&(level, image), vec![SNAPSHOT_VERSION]),
+        };
+        let manifest = encoded.expect("plain data encodes into a growing buffer");
         StateImage {
             manifest: manifest.into(),
             blobs: Arc::new(blobs),
@@ -140,7 +152,7 @@ impl StateMachine {
     /// # Errors
     /// [`SnapshotError`]; a state that breaks an invariant is refused too.
     pub fn from_image(image: &StateImage) -> Result<Self, SnapshotError> {
-        let parts = parse(&image.manifest)?;
+        let (level, parts) = parse(&image.manifest)?;
         let mut named = BTreeMap::new();
         for digest in &parts.blobs {
             let content = image
@@ -153,7 +165,8 @@ impl StateMachine {
             len: image.manifest.len(),
             reason,
         };
-        let state = Self::from_parts(parts, &named).map_err(malformed)?;
+        let mut state = Self::from_parts(parts, &named).map_err(malformed)?;
+        state.level = level;
         super::invariants::check(&state).map_err(malformed)?;
         Ok(state)
     }
@@ -256,17 +269,27 @@ impl StateMachine {
 /// # Errors
 /// [`SnapshotError::Version`], [`SnapshotError::Malformed`].
 pub fn named_in(manifest: &[u8]) -> Result<BTreeSet<BlobDigest>, SnapshotError> {
-    parse(manifest).map(|image| image.blobs.into_iter().collect())
+    parse(manifest).map(|(_, image)| image.blobs.into_iter().collect())
 }
 
-fn parse(manifest: &[u8]) -> Result<Image, SnapshotError> {
-    versioned::decode(SNAPSHOT_VERSION, manifest).map_err(|refusal| match refusal {
+fn parse(manifest: &[u8]) -> Result<(Level, Image), SnapshotError> {
+    let parsed = match manifest.first() {
+        Some(&FIRST_VERSION) => {
+            versioned::decode(FIRST_VERSION, manifest).map(|image| (Level::FIRST, image))
+        }
+        _ => versioned::decode(SNAPSHOT_VERSION, manifest),
+    };
+    let (level, image): (Level, Image) = parsed.map_err(|refusal| match refusal {
         Refusal::Version(version) => SnapshotError::Version(version),
         Refusal::Malformed(reason) => SnapshotError::Malformed {
             len: manifest.len(),
             reason,
         },
-    })
+    })?;
+    if level > Level::KNOWN {
+        return Err(SnapshotError::Level(level));
+    }
+    Ok((level, image))
 }
 
 /// Authors repeat all over the tree: each stands once, in the order of first use.

@@ -293,7 +293,7 @@ fn only_watched_directories_stay_known_to_the_kernel() {
             .lookup(InodeNo::ROOT, name.as_bytes())
             .unwrap()
     };
-    let lookups = cluster.filesystems[1].lookups();
+    let lookups = cluster.filesystems[1].known();
     let until = Instant::now() + DEADLINE;
     while kernel_is_at_least(6, 18) && lookups.is_known(number("unused")) {
         assert!(

@@ -11,6 +11,7 @@ use vfsd::fs::proposer::{
 use vfsd::state_machine::StateMachine;
 use vfsd::state_machine::command::{Author, Command, Entry, Grant, Member, Origin};
 use vfsd::state_machine::ids::{LogIndex, NodeId, RequestNo, SessionId};
+use vfsd::state_machine::level::Level;
 use vfsd::state_machine::log_time::{LogTime, Stamp, WallTime};
 use vfsd::state_machine::outcome::Applied;
 
@@ -27,14 +28,16 @@ pub struct SharedLog {
 impl SharedLog {
     pub fn new() -> Arc<Self> {
         let state = StateMachine::new();
-        Arc::new(Self {
+        let log = Arc::new(Self {
             published: RwLock::new(Arc::new(state.clone())),
             log: Mutex::new(state),
             sinks: Mutex::default(),
             quorum: true.into(),
             stalls: false.into(),
             stalled: false.into(),
-        })
+        });
+        log.append(None, Command::RaiseLevel(Level::KNOWN));
+        log
     }
 
     /// Lets proposals through, or refuses them as a node without majority does.

@@ -10,7 +10,7 @@ use crate::consensus::raft_state_machine::{Published, RaftStateMachine};
 use crate::consensus::snapshot_store::SnapshotStore;
 use crate::consensus::types::TypeConfig;
 use crate::fs::proposer::ChangeSink;
-use crate::state_machine::ids::LogIndex;
+use crate::state_machine::StateMachine;
 use crate::state_machine::outcome::Applied;
 use crate::storage::append_log::AppendLog;
 
@@ -21,7 +21,8 @@ struct NoSink;
 impl ChangeSink for NoSink {
     fn before_publication(&self, _: &[Applied]) {}
     fn applied(&self, _: &Applied) {}
-    fn snapshot_installed(&self, _: LogIndex) {}
+    fn before_replacement(&self, _: &StateMachine, _: &StateMachine) {}
+    fn replaced(&self, _: &StateMachine, _: &StateMachine) {}
 }
 
 struct Builder;

@@ -6,6 +6,7 @@ use crate::limits::{XATTR_VALUE_BYTES_MAX, XATTRS_BYTES_MAX};
 use crate::state_machine::command::{ContentOp, SetAttr, SetXattr, TimeSet, XattrMode};
 use crate::state_machine::ids::InodeNo;
 use crate::state_machine::inode::{Inode, Kind};
+use crate::state_machine::level::Level;
 use crate::state_machine::log_time::WallTime;
 use crate::state_machine::outcome::{Change, Done, FsError, Outcome};
 
@@ -133,6 +134,9 @@ impl Step<'_> {
         self.state
             .tree_mut()
             .change(number, &touch, |inode| inode.mtime = wall)?;
+        if self.follows(Level::TIMES_AND_PRIVILEGES) {
+            self.take_privileges(number)?;
+        }
         self.changes.push(Change::Modified {
             inode: number,
             closed: false,

@@ -3,12 +3,12 @@
 use super::Step;
 use crate::state_machine::command::{ContentUpdate, Write};
 use crate::state_machine::ids::InodeNo;
-use crate::state_machine::inode::Kind;
+use crate::state_machine::inode::{self, Kind};
+use crate::state_machine::level::Level;
 use crate::state_machine::outcome::{Change, Done, FsError, Outcome};
 
-const SETUID: u32 = 0o4000;
-const SETGID: u32 = 0o2000;
-const GROUP_EXECUTE: u32 = 0o010;
+/// The attribute that holds a file's capabilities (capabilities(7)).
+const CAPABILITY: &str = "security.capability";
 
 impl Step<'_> {
     pub(super) fn write(&mut self, write: &Write) -> Outcome {
@@ -32,6 +32,21 @@ impl Step<'_> {
     /// Commits what a rename or link carries along, before the name changes.
     pub(super) fn commit_first(&mut self, content: Option<&Write>) -> Result<(), FsError> {
         content.map_or(Ok(()), |write| self.commit_content(write).map(|_| ()))
+    }
+
+    /// The rights that a file gives to whoever runs it do not outlive a change of its content by an ordinary user
+    /// (write(2), capabilities(7)).
+    pub(super) fn take_privileges(&mut self, inode: InodeNo) -> Result<(), FsError> {
+        if self.entry.author.uid == 0 {
+            return Ok(());
+        }
+        let and_capabilities = self.follows(Level::TIMES_AND_PRIVILEGES);
+        self.state.tree_mut().edit(inode, |inode| {
+            inode.mode = inode::without_privileges(inode.mode);
+            if and_capabilities {
+                inode.xattrs.remove(CAPABILITY);
+            }
+        })
     }
 
     fn commit_content(&mut self, write: &Write) -> Result<u64, FsError> {
@@ -62,16 +77,23 @@ impl Step<'_> {
             }
         );
         let end = content.size();
-        let (touch, unprivileged) = (self.touch.clone(), self.entry.author.uid != 0);
+        let (touch, ctime) = (self.touch.clone(), inode.ctime);
         self.state
             .tree_mut()
             .set_content(write.inode, content, added_only, &touch)?;
-        self.state.tree_mut().change(write.inode, &touch, |inode| {
+        let by_last_write = self.follows(Level::TIMES_AND_PRIVILEGES);
+        let tree = self.state.tree_mut();
+        tree.change(write.inode, &touch, |inode| {
             inode.mtime = write.mtime.unwrap_or(inode.mtime);
-            if unprivileged {
-                inode.mode = without_privileges(inode.mode);
-            }
         })?;
+        if by_last_write {
+            // The change was made when it was written, not when it is committed: watchers of ctime see it once.
+            tree.set_ctime(
+                write.inode,
+                write.mtime.map_or(ctime, |time| ctime.max(time)),
+            )?;
+        }
+        self.take_privileges(write.inode)?;
         self.changes.push(Change::Modified {
             inode: write.inode,
             closed: write.closes,
@@ -79,10 +101,4 @@ impl Step<'_> {
         });
         Ok(end)
     }
-}
-
-/// What a write by an ordinary user leaves of the mode (`open(2)`: set-user-ID and set-group-ID go).
-fn without_privileges(mode: u32) -> u32 {
-    let group = if mode & GROUP_EXECUTE != 0 { SETGID } else { 0 };
-    mode & !(SETUID | group)
 }

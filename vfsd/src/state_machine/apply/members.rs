@@ -3,6 +3,7 @@
 use super::Step;
 use crate::state_machine::command::{JoinToken, Member};
 use crate::state_machine::ids::NodeId;
+use crate::state_machine::level::Level;
 use crate::state_machine::outcome::{Done, FsError, Outcome};
 
 impl Step<'_> {
@@ -12,6 +13,19 @@ impl Step<'_> {
         }
         self.state.cluster = cluster.to_owned();
         self.member_put(first)
+    }
+
+    /// # Panics
+    /// If this build does not know the rules: a replica that went on by others would come to another state.
+    pub(super) fn raise_level(&mut self, level: Level) -> Outcome {
+        assert!(
+            level <= Level::KNOWN,
+            "entry {}: the cluster's rules are of level {level}, this build knows {}; upgrade this node",
+            self.index,
+            Level::KNOWN
+        );
+        self.state.level = self.state.level.max(level);
+        Ok(Done::Unit)
     }
 
     pub(super) fn member_put(&mut self, member: &Member) -> Outcome {

@@ -47,31 +47,32 @@ impl Step<'_> {
         Ok(())
     }
 
-    /// Removes a lock with everything in it, deepest first.
+    /// Removes a lock with everything in it, deepest first. Not by recursion: anybody who may write there decides how
+    /// deep it is, and every replica applies it on a thread's stack.
     pub(super) fn take_away_tree(&mut self, inode: InodeNo) -> Result<(), FsError> {
-        let children: Vec<Name> = match self
-            .state
-            .tree()
-            .inode(inode)
-            .and_then(|inode| inode.directory())
-        {
-            Some(directory) => directory.entries.keys().cloned().collect(),
-            None => Vec::new(),
-        };
-        for name in children {
-            let child = self.state.tree().lookup(inode, name.as_bytes())?;
-            if self.is_directory(child) {
-                self.take_away_tree(child)?;
-            } else {
-                self.take_away(inode, &name)?;
+        let mut way = vec![inode];
+        while let Some(&at) = way.last() {
+            match self.first_entry(at) {
+                Some((_, child)) if self.is_directory(child) => way.push(child),
+                Some((name, _)) => self.take_away(at, &name)?,
+                None => {
+                    way.pop();
+                    self.take_away_names(at)?;
+                }
             }
         }
-        let names = self
-            .state
-            .tree()
-            .inode(inode)
-            .map(|inode| inode.names.clone())
-            .unwrap_or_default();
+        Ok(())
+    }
+
+    fn first_entry(&self, directory: InodeNo) -> Option<(Name, InodeNo)> {
+        let inode = self.state.tree().inode(directory)?;
+        let entries = &inode.directory()?.entries;
+        entries.get_min().cloned()
+    }
+
+    fn take_away_names(&mut self, inode: InodeNo) -> Result<(), FsError> {
+        let inode = self.state.tree().inode(inode);
+        let names = inode.map(|inode| inode.names.clone()).unwrap_or_default();
         names
             .iter()
             .try_for_each(|(parent, name)| self.take_away(*parent, name))

@@ -1,0 +1,13 @@
+//! Saves: what was written and not committed, from the call that writes it to the entry that commits it.
+//!
+//! A save is pending, then in flight, then settled (`uncommitted.rs`); when it is committed is decided in `commit.rs`;
+//! what the last close leaves over is `leftover.rs`'s business.
+
+mod commit;
+mod dirty_ranges;
+mod leftover;
+mod uncommitted;
+
+pub use dirty_ranges::{DirtyRanges, Order};
+pub use leftover::Leftovers;
+pub use uncommitted::{InFlight, Settlement, Source, Uncommitted};

@@ -1,0 +1,32 @@
+//! Which rules a cluster applies its entries by. Members of different builds apply the same log: what a newer build
+//! does otherwise counts only from the entry on that says so, and the leader writes that entry when every member can
+//! follow it (`consensus/level_keeper.rs`).
+//!
+//! Invariants: a level is never taken back; a rule of a released level never changes. Not here: what members speak
+//! with each other (`transport/tls.rs`).
+
+use serde::{Deserialize, Serialize};
+
+/// A set of rules; each includes all before it.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash, Serialize, Deserialize,
+)]
+pub struct Level(pub u32);
+
+impl Level {
+    /// What clusters began with.
+    pub const FIRST: Self = Self(0);
+
+    /// The time of a content commit is that of its last write, for ctime too; a change of content by an ordinary user
+    /// takes set-id bits and capabilities away, by whatever call.
+    pub const TIMES_AND_PRIVILEGES: Self = Self(1);
+
+    /// The newest that this build knows.
+    pub const KNOWN: Self = Self::TIMES_AND_PRIVILEGES;
+}
+
+impl std::fmt::Display for Level {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
