@@ -45,6 +45,7 @@ check() {
 check "format" cargo fmt --all --check
 check "lints" cargo clippy --locked --workspace --all-targets -- -D warnings
 check "build" cargo build --locked --workspace --bins
+check "conformance suites" ensure_tools
 if [ -n "$fast" ]; then
   check "tests without nodes" cargo test --locked --workspace --exclude system-tests --no-fail-fast
   check "tidy" cargo test --locked --workspace --test tidy

@@ -133,7 +133,8 @@ fn a_save_covers_what_an_open_handle_wrote_before() {
 #[test]
 fn a_save_stays_though_a_handle_truncated_before_is_closed_later() {
     check(
-        "0 open h1 a w,creat,trunc
+        "2 save a Z*100
+         0 open h1 a w,trunc
          1 save a B*2
          2 cat a
          0 close h1
@@ -370,6 +371,198 @@ for long in ('n' * 256, 'dir/' + 'n' * 256, 'n' * 256 + '/f'):
     assert not wrong, (long[:8], wrong)
 PY
         "#,
+    );
+}
+
+/// What `make`, `rsync` and editors look at: the time of the write, not that of the commit.
+#[test]
+fn a_close_and_a_sync_move_no_time() {
+    check(
+        "0 open h1 f rw,creat
+         0 write h1 A*10
+         1 stat f
+         0 close h1
+         1 stat f
+         0 open h2 f w
+         0 open h3 f r
+         0 write h2 B*10
+         0 fstat h2
+         0 fsync h2
+         0 fstat h2
+         0 pwrite h2 0 C*10
+         0 fstat h2
+         0 fdatasync h3
+         0 fstat h2
+         0 close h2
+         0 fstat h3",
+    );
+}
+
+#[test]
+fn an_unlink_and_a_rename_over_a_file_move_the_ctime_that_its_handles_see() {
+    check(
+        "0 save a A*10
+         0 save b B*10
+         0 open h1 a r
+         0 open h2 b rw
+         0 fstat h1
+         1 unlink a
+         0 fstat h1
+         0 fchmod h1 600
+         0 fstat h1
+         0 fstat h2
+         1 save c C*1
+         1 rename c b
+         0 fstat h2
+         0 write h2 D*4
+         0 fstat h2",
+    );
+}
+
+#[test]
+fn names_of_extended_attributes_are_refused_as_elsewhere() {
+    check(
+        "0 save f A*10
+         0 setxattr f user. value
+         0 getxattr f user.
+         0 removexattr f user.
+         0 setxattr f nothing.one value
+         0 getxattr f nothing.one
+         0 removexattr f nothing.one
+         0 getxattr f user.one
+         0 removexattr f trusted.one
+         0 open h1 f r
+         0 fsetxattr h1 user. value
+         0 fgetxattr h1 nothing.one
+         0 fremovexattr h1 nothing.one
+         0 listxattr f",
+    );
+}
+
+/// Whatever way stores and writes come by, the last one stands.
+#[test]
+fn a_store_through_a_mapping_and_a_write_stand_in_the_order_of_the_calls() {
+    check(
+        "0 save a Z*100
+         0 open h1 a rw
+         0 mmap m1 h1 100
+         0 store m1 0 v*4
+         1 open h2 a rw
+         1 mmap m2 h2 100
+         1 load m2 0 10
+         1 store m2 0 e*4
+         0 load m1 0 10
+         0 pread h1 0 10
+         2 cat a
+         1 pwrite h2 0 B*1
+         0 load m1 0 10
+         0 store m1 2 w*1
+         1 pread h2 0 10
+         0 msync m1
+         0 munmap m1
+         0 close h1
+         1 load m2 0 10
+         1 munmap m2
+         1 close h2
+         2 cat a",
+    );
+}
+
+#[test]
+fn of_stores_and_writes_that_nobody_synced_the_last_one_stands() {
+    check(
+        "0 save a Z*4
+         0 open h1 a rw
+         0 mmap m1 h1 4
+         0 store m1 0 v*4
+         1 open h2 a rw
+         1 mmap m2 h2 4
+         1 store m2 0 e*4
+         0 munmap m1
+         0 close h1
+         1 munmap m2
+         1 close h2
+         2 cat a
+         0 open h3 c rw,creat
+         0 write h3 A*4
+         0 mmap m3 h3 4
+         1 open h4 c w
+         1 pwrite h4 0 G*4
+         0 store m3 0 h*4
+         1 pwrite h4 0 B*1
+         1 close h4
+         0 munmap m3
+         0 close h3
+         2 cat c",
+    );
+}
+
+#[test]
+fn a_mapping_shows_what_is_in_the_file_and_not_what_its_handle_had() {
+    check(
+        "0 open h1 a rw,creat
+         0 ftruncate h1 1
+         1 save a C*4
+         0 open h2 a rw
+         0 mmap m1 h2 100
+         0 load m1 0 4
+         1 open h3 a w,sync
+         1 write h3 R*4
+         0 load m1 0 4
+         1 ftruncate h3 0
+         0 load m1 0 1
+         1 write h3 S*4
+         0 load m1 4 4",
+    );
+}
+
+#[test]
+fn a_later_time_outlives_an_earlier_store_through_a_mapping() {
+    check(
+        "0 save a Z*100
+         0 open h1 a rw
+         0 mmap m1 h1 100
+         0 store m1 0 v*4
+         0 utimens a 1000
+         0 munmap m1
+         0 close h1
+         0 stat a",
+    );
+}
+
+#[test]
+fn an_append_lands_behind_the_pending_bytes_of_another_handle() {
+    check(
+        "0 open h1 c rw,creat,append
+         1 open h2 c w
+         1 write h2 O*4
+         0 write h1 U*4
+         2 cat c
+         0 position h1 cur 0
+         1 write h2 P*2
+         2 cat c
+         0 fallocate h1 plain 0 100
+         0 write h1 V*1
+         2 stat c
+         0 close h1
+         1 close h2
+         2 cat c",
+    );
+}
+
+#[test]
+fn a_hole_is_punched_into_the_pending_bytes_of_another_handle() {
+    check(
+        "0 open h1 b w,creat
+         0 write h1 G*9000
+         1 open h2 b rw,sync
+         1 fallocate h2 punch 1 10
+         2 cat b
+         1 fallocate h2 zero 8999 10
+         2 cat b
+         0 close h1
+         1 close h2
+         2 cat b",
     );
 }
 

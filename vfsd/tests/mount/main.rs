@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod beside_ext4;
+mod conformance;
 mod events;
 mod locks;
 mod lockstep;

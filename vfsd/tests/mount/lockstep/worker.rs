@@ -428,7 +428,9 @@ fn allocation(mode: &str) -> FallocateFlags {
 /// `SEEK_DATA`. Where data begins may be rounded to blocks, so not the answer is compared but whether it is true:
 /// nothing but zeros may lie before it.
 fn find_data(file: &OwnedFd, offset: i64) -> Answer {
-    let size = stat::fstat(file)?.st_size;
+    let Some(size) = size_of_file(file)? else {
+        return Ok("no file".into());
+    };
     let before = unistd::lseek(file, 0, Whence::SeekCur)?;
     let found = unistd::lseek(file, offset, Whence::SeekData);
     unistd::lseek(file, before, Whence::SeekSet)?;
@@ -447,7 +449,9 @@ fn find_data(file: &OwnedFd, offset: i64) -> Answer {
 
 /// `SEEK_HOLE`. A filesystem may know of no hole but the end; what it calls a hole must hold a zero.
 fn find_hole(file: &OwnedFd, offset: i64) -> Answer {
-    let size = stat::fstat(file)?.st_size;
+    let Some(size) = size_of_file(file)? else {
+        return Ok("no file".into());
+    };
     let before = unistd::lseek(file, 0, Whence::SeekCur)?;
     let found = unistd::lseek(file, offset, Whence::SeekHole);
     unistd::lseek(file, before, Whence::SeekSet)?;
@@ -458,6 +462,13 @@ fn find_hole(file: &OwnedFd, offset: i64) -> Answer {
         ));
     }
     Ok(zeros(file, at, size.min(at + 1))?)
+}
+
+/// The size of a regular file; what a directory calls a hole is its own affair.
+fn size_of_file(file: &OwnedFd) -> nix::Result<Option<i64>> {
+    let seen = stat::fstat(file)?;
+    let is_file = seen.st_mode & libc::S_IFMT == libc::S_IFREG;
+    Ok(is_file.then_some(seen.st_size))
 }
 
 /// Whether a range that is called a hole reads as zeros. A handle that cannot read says nothing.
