@@ -9,6 +9,8 @@ mod conformance;
 mod events;
 mod locks;
 mod lockstep;
+mod mappings;
+mod programs;
 mod random_events;
 mod reading;
 mod shared_log;

@@ -1,0 +1,57 @@
+//! Shared mappings of several processes of one node: sqlite's WAL, LMDB, and counters, each on ext4 first.
+//!
+//! "`MAP_SHARED` is coherent within a node" as on any Linux filesystem; several nodes have no memory in common.
+
+use crate::lockstep::scratch::Scratch;
+use crate::{Cluster, run, run_with_shared_mapping};
+
+/// Runs `several_writers KIND` on ext4 and on the tree.
+fn nothing_is_lost(kind: &str, processes: usize, rounds: usize) {
+    let (cluster, scratch) = (Cluster::start(), Scratch::new());
+    let count = |path: &str| {
+        format!("/usr/bin/python3 -m several_writers {kind} {path} {processes} {rounds}")
+    };
+    run(
+        &cluster,
+        &count(&scratch.path().join("x").display().to_string()),
+    );
+    run_with_shared_mapping(&cluster, &count("$A/x"));
+}
+
+/// What is lost here shows nowhere else: the database stays whole, only updates that were committed are gone.
+#[test]
+fn sqlite_in_wal_mode_keeps_the_updates_of_short_connections() {
+    nothing_is_lost("sqlite-wal", 4, 40);
+}
+
+#[test]
+fn lmdb_keeps_the_changes_of_processes_that_come_and_go() {
+    nothing_is_lost("lmdb-plain", 4, 25);
+    nothing_is_lost("lmdb-writemap", 4, 25);
+}
+
+#[test]
+fn counting_in_a_mapping_under_a_lock_loses_nothing() {
+    for kind in ["mapped-once", "mapped-anew", "mapped-mixed"] {
+        nothing_is_lost(kind, 4, 100);
+    }
+}
+
+/// Without any lock, by the processor's own atomic instructions: all processes share one page.
+#[test]
+fn counting_in_a_mapping_by_atomic_instructions_loses_nothing() {
+    let (cluster, scratch) = (Cluster::start(), Scratch::new());
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mount/shared_counter.c");
+    run(&cluster, &format!("cc -O1 -Wall -Wextra -o count {source}"));
+    run(
+        &cluster,
+        &format!("./count {}/x 4 2000", scratch.path().display()),
+    );
+    // Its message for ENODEV is that of `perror`, which the runner does not know: a kernel that refuses shows it above.
+    if crate::kernel_is_at_least(6, 6) {
+        run(
+            &cluster,
+            "for round in 1 2 3; do ./count $A/x 4 1000; done; cmp $A/x $B/x",
+        );
+    }
+}
