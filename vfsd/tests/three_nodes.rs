@@ -14,7 +14,7 @@ use vfsd::cli::setup::{self, NewMember};
 use vfsd::config::NodeConfig;
 use vfsd::consensus::core::AskError;
 use vfsd::consensus::node::Node;
-use vfsd::consensus::wire::{ClusterChange, Reply, Request};
+use vfsd::consensus::wire::{Append, Ballot, ClusterChange, Reply, Request};
 use vfsd::daemon::node_settings;
 use vfsd::fs::proposer::{ChangeSink, Proposal, ProposeError};
 use vfsd::limits::RUNTIME_WORKERS;
@@ -22,10 +22,11 @@ use vfsd::state_machine::StateMachine;
 use vfsd::state_machine::command::{
     Author, Command, ContentUpdate, Create, Grant, JoinToken, Mkdir, NodeKind, Write,
 };
-use vfsd::state_machine::ids::InodeNo;
+use vfsd::state_machine::ids::{InodeNo, NodeId};
 use vfsd::state_machine::log_time::WallTime;
 use vfsd::state_machine::outcome::{Applied, FsError};
 use vfsd::storage::data_dir::DataDir;
+use vfsd::storage::record::Vote;
 use vfsd::transport::identity;
 use vfsd::transport::token::Token;
 
@@ -221,6 +222,10 @@ impl Member {
     }
 
     fn token(&self, expires_in_secs: i64) -> Token {
+        self.token_of(expires_in_secs, Grant::Writer)
+    }
+
+    fn token_of(&self, expires_in_secs: i64, grant: Grant) -> Token {
         let expires_secs = vfsd::clock::wall().secs + expires_in_secs;
         let ca = identity::digest(self.node().core().authority.certificate());
         let token = Token::generate(ca, expires_secs);
@@ -230,7 +235,7 @@ impl Member {
         };
         let remembered = JoinToken {
             digest: token.digest(),
-            grant: Grant::Writer,
+            grant,
             expires,
             name: None,
         };
@@ -242,6 +247,12 @@ impl Member {
         let joining = self.as_new();
         let enrolled = peer.block_on(setup::join_cluster(&joining, &peer.listen, token))?;
         Ok(enrolled.node)
+    }
+
+    /// Asks another member for something, as this one.
+    fn ask(&self, other: &Self, request: Request<'_>) -> Result<Reply, AskError> {
+        let (core, node) = (self.node().core(), other.node().core().id);
+        self.block_on(core.ask(node, &other.listen, request, LONG))
     }
 
     fn applied(&self) -> u64 {
@@ -592,4 +603,103 @@ fn a_restart_within_the_ttl_resumes_the_session() {
         members[restarted].node().proposer().session()
     });
     assert_eq!(resumed, session);
+}
+
+/// Root on a node that may change nothing in the tree may not change the cluster either, by whatever message.
+#[test]
+fn a_member_that_joined_as_reader_changes_nothing_of_the_cluster() {
+    let members = three();
+    let mut reader = Member::new("r1");
+    let token = members[0].token_of(3_600, Grant::Reader);
+    reader.join(&members[0], &token).unwrap();
+    reader.start();
+    wait_until("the reader to know the members", || {
+        let state = reader.node().core().state();
+        state.member(NodeId(reader.node().core().id)).is_some()
+    });
+    let leader = &members[leader_of(&members)];
+    let token = JoinToken {
+        digest: [7; 32],
+        grant: Grant::Writer,
+        expires: WallTime {
+            secs: i64::MAX,
+            nanos: 0,
+        },
+        name: None,
+    };
+    let remove = ClusterChange::Remove { name: "n1".into() };
+    let promote = ClusterChange::Promote { name: "r1".into() };
+    for change in [ClusterChange::TokenCreate(token), remove, promote.clone()] {
+        let refused = reader.change(change).unwrap_err();
+        assert!(refused.contains("reader"), "{refused}");
+    }
+    let refused = leader.change(promote).unwrap_err();
+    assert!(
+        refused.contains("reader"),
+        "a voter can do anything: {refused}"
+    );
+
+    let key = leader.node().core().authority.key_pem().unwrap();
+    let refused = |request: Request<'_>| {
+        let asked = reader.ask(leader, request);
+        assert!(matches!(asked, Err(AskError::Refused(_))), "{asked:?}");
+    };
+    refused(Request::TakeAuthority(key.to_string()));
+    let term = leader.node().core().metrics().current_term;
+    for node in [reader.node().core().id, leader.node().core().id] {
+        let vote = Vote {
+            term: u64::MAX,
+            node,
+            committed: false,
+        };
+        let ballot = Ballot {
+            vote,
+            last: None,
+            transfer: true,
+        };
+        refused(Request::Vote(ballot));
+        refused(Request::PreVote(ballot));
+        refused(Request::Append(Append {
+            vote: Vote {
+                committed: true,
+                ..vote
+            },
+            previous: None,
+            entries: Vec::new(),
+            committed: None,
+            quorum: true,
+        }));
+    }
+    assert_eq!(leader.node().core().metrics().current_term, term);
+
+    leader.make_lock("job").unwrap();
+    let proposer = reader.node().proposer();
+    let inode = wait_for("the lock to be seen", || {
+        proposer.state().tree().resolve("lk/job")
+    });
+    let broken = reader.block_on(proposer.propose(Proposal {
+        author: Author::default(),
+        fence: None,
+        command: Command::LockBreak { inode },
+        bound_to: None,
+    }));
+    let is_broken = broken.is_ok_and(|committed| committed.outcome.is_ok());
+    let state = leader.node().core().state();
+    let held = state
+        .locks()
+        .of(inode)
+        .is_some_and(|lock| lock.ended_until.is_none());
+    assert!(!is_broken && held);
+}
+
+/// Whoever sends it: a key that does not sign what the members trust would make the authority useless.
+#[test]
+fn a_key_that_does_not_belong_to_the_authority_replaces_nothing() {
+    let members = three();
+    let [one, other, _] = &members;
+    let foreign = identity::ClusterCa::generate("other").unwrap().key_pem();
+    let before = other.node().core().authority.key_pem().unwrap();
+    let taken = one.ask(other, Request::TakeAuthority(foreign.to_string()));
+    assert!(matches!(taken, Err(AskError::Refused(_))), "{taken:?}");
+    assert_eq!(other.node().core().authority.key_pem().unwrap(), before);
 }

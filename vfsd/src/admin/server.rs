@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use tokio::io::AsyncWriteExt;
+use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
@@ -71,16 +72,15 @@ async fn accept(listener: UnixListener, desk: Arc<Desk>) {
             continue;
         };
         // Root on this machine only: the kernel says who is on the other side.
-        let is_root = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0);
+        let Some(peer) = stream.peer_cred().ok().filter(|peer| peer.uid() == 0) else {
+            continue;
+        };
         let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
             continue;
         };
-        if !is_root {
-            continue;
-        }
         let desk = Arc::clone(&desk);
         connections.spawn(async move {
-            if let Err(error) = serve(stream, &desk).await {
+            if let Err(error) = serve(stream, peer, &desk).await {
                 tracing::debug!(%error, "an admin connection ended");
             }
             drop(permit);
@@ -88,13 +88,13 @@ async fn accept(listener: UnixListener, desk: Arc<Desk>) {
     }
 }
 
-async fn serve(stream: UnixStream, desk: &Desk) -> io::Result<()> {
+async fn serve(stream: UnixStream, peer: UCred, desk: &Desk) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut lines = FramedRead::new(read, LinesCodec::new_with_max_length(ADMIN_LINE_BYTES_MAX));
     while let Some(line) = lines.next().await {
         let line = line.map_err(io::Error::other)?;
         let reply = match serde_json::from_str::<AdminRequest>(&line) {
-            Ok(request) => desk.answer(request).await,
+            Ok(request) => desk.answer(request, peer).await,
             Err(error) => Err(Refusal::new(
                 format!("the request is not understood: {error}"),
                 "restart vfsd, so that it and the command are of the same version",
@@ -143,7 +143,7 @@ struct Desk {
 }
 
 impl Desk {
-    async fn answer(&self, request: AdminRequest) -> Answer {
+    async fn answer(&self, request: AdminRequest, peer: UCred) -> Answer {
         match request {
             AdminRequest::Status => json(&report::status(&self.node).await),
             AdminRequest::Members => json(&report::status(&self.node).await.members),
@@ -155,7 +155,7 @@ impl Desk {
             } => self.create_token(role, expires_secs, name).await,
             AdminRequest::Promote { name } => self.change(ClusterChange::Promote { name }).await,
             AdminRequest::Remove { name } => self.change(ClusterChange::Remove { name }).await,
-            AdminRequest::LockBreak { path } => self.break_lock(&path).await,
+            AdminRequest::LockBreak { path } => self.break_lock(&path, peer).await,
         }
     }
 
@@ -200,7 +200,7 @@ impl Desk {
         Ok(serde_json::json!({ "token": token, "role": role, "expires": expires }))
     }
 
-    async fn break_lock(&self, path: &str) -> Answer {
+    async fn break_lock(&self, path: &str, peer: UCred) -> Answer {
         let within = Path::new(path)
             .strip_prefix(&self.mount)
             .unwrap_or(Path::new(path));
@@ -218,12 +218,18 @@ impl Desk {
                 "locks are files made with O_EXCL under /vfs/lk",
             ));
         }
-        self.propose_break(inode).await?;
+        self.propose_break(inode, peer).await?;
         Ok(format!("the lock {path} is broken; it is free after its delay").into())
     }
 
-    async fn propose_break(&self, inode: InodeNo) -> Result<(), Refusal> {
+    async fn propose_break(&self, inode: InodeNo, peer: UCred) -> Result<(), Refusal> {
         let author = Author {
+            uid: peer.uid(),
+            gid: peer.gid(),
+            pid: peer
+                .pid()
+                .and_then(|pid| u32::try_from(pid).ok())
+                .unwrap_or(0),
             comm: "vfsd lock break".chars().take(15).collect(),
             ..Author::default()
         };

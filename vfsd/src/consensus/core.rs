@@ -126,6 +126,13 @@ impl Core {
         is_alone || acked.is_some_and(|at| at.elapsed() < RENEW_CONFIRMED_MAX)
     }
 
+    /// Whether `node` votes in the effective membership, as far as this node knows.
+    pub fn is_voter(&self, node: u64) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.voter_ids().any(|id| id == node)
+    }
+
     /// Address of `node` in the membership.
     pub fn address_of(&self, node: u64) -> Option<String> {
         let metrics = self.metrics();
@@ -201,7 +208,7 @@ impl Core {
     ) -> Result<Reply, AskError> {
         let leader = (*self.leader.borrow()).ok_or(AskError::NoLeader)?;
         let reply = if leader == self.id {
-            request_handler::answer(self, self.id, request)
+            request_handler::answer_own(self, request)
                 .await
                 .map_err(AskError::Refused)?
         } else {

@@ -325,6 +325,7 @@ async fn promote(core: &Arc<Core>, name: &str) -> Result<String, Stop> {
     if voters.contains(&node) {
         return Ok(format!("{name} is a voter already"));
     }
+    check_may_vote(&member)?;
     if voters.len() >= VOTERS_MAX {
         return Err(refuse(
             format!(
@@ -339,33 +340,66 @@ async fn promote(core: &Arc<Core>, name: &str) -> Result<String, Stop> {
             "run vfsd rejoin on the leader",
         )
     })?;
-    let request = Request::TakeAuthority(key.to_string());
-    let taken = core
-        .ask(node, &member.address, request, WRITE_TIMEOUT)
-        .await;
-    match taken {
-        Ok(Reply::AuthorityTaken) => {}
-        Ok(_) | Err(AskError::NoLeader | AskError::NotReady(_)) => {
-            return Err(refuse(
-                format!("{name} gave an unexpected answer"),
-                "upgrade the older node",
-            ));
-        }
-        Err(AskError::Call(reason) | AskError::Refused(reason)) => {
-            return Err(refuse(
-                format!(
-                    "{name} does not answer ({reason}); a voter that is away would only weaken the cluster"
-                ),
-                format!("start vfsd on {name} first"),
-            ));
-        }
-    }
+    hand_key(core, &member, &key).await?;
     wait_caught_up(core, name, node).await?;
     change_raft(core, ChangeMembers::AddVoterIds(BTreeSet::from([node]))).await?;
     let voters = voters.len() + 1;
     Ok(format!(
         "{name} is a voter now; {voters} voters, {}",
         tolerance(voters)
+    ))
+}
+
+/// Gives the authority's key to a node that becomes a voter. The node takes it from voters only, and may have to learn
+/// first that this one is.
+async fn hand_key(core: &Arc<Core>, member: &Member, key: &str) -> Result<(), Stop> {
+    let name = &member.name;
+    let deadline = tokio::time::Instant::now() + WRITE_TIMEOUT;
+    loop {
+        let request = Request::TakeAuthority(key.to_owned());
+        let asked = core.ask(member.node.0, &member.address, request, WRITE_TIMEOUT);
+        match asked.await {
+            Ok(Reply::AuthorityTaken) => return Ok(()),
+            Err(AskError::Refused(_)) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(LEADER_RETRY_EVERY).await;
+            }
+            Err(AskError::Refused(reason)) => {
+                return Err(refuse(
+                    format!("{name} does not take the authority's key: {reason}"),
+                    format!("see on {name}: journalctl -u vfsd -n 20"),
+                ));
+            }
+            Ok(_) | Err(AskError::NoLeader | AskError::NotReady(_)) => {
+                return Err(refuse(
+                    format!("{name} gave an unexpected answer"),
+                    "upgrade the older node",
+                ));
+            }
+            Err(AskError::Call(reason)) => {
+                return Err(refuse(
+                    format!(
+                        "{name} does not answer ({reason}); a voter that is away would only weaken the cluster"
+                    ),
+                    format!("start vfsd on {name} first"),
+                ));
+            }
+        }
+    }
+}
+
+/// A voter gets the authority's key, with which it can make itself anything; it also writes what others propose.
+fn check_may_vote(member: &Member) -> Result<(), Stop> {
+    let Member { name, grant, .. } = member;
+    let grant = match grant {
+        Grant::Writer => return Ok(()),
+        Grant::Agent => "agent",
+        Grant::Reader => "reader",
+    };
+    Err(refuse(
+        format!(
+            "{name} has the grant {grant}: as a voter it would hold the authority's key and could do anything"
+        ),
+        format!("remove it and join it anew with --role writer: vfsd member add {name}"),
     ))
 }
 

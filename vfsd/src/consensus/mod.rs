@@ -16,6 +16,7 @@ pub mod log_compaction;
 pub mod membership;
 pub mod node;
 pub mod peers;
+pub mod permissions;
 pub mod proposer;
 pub mod quorum;
 pub mod raft_log_store;

@@ -17,8 +17,8 @@ use super::types::{LogId, Response, Snapshot, SnapshotMeta, StoredMembership, Ty
 use super::waiters::Waiters;
 use crate::fs::proposer::{ChangeSink, Committed, promptly};
 use crate::state_machine::StateMachine;
-use crate::state_machine::command::Entry;
-use crate::state_machine::ids::LogIndex;
+use crate::state_machine::command::{Author, Command, Entry};
+use crate::state_machine::ids::{InodeNo, LogIndex};
 use crate::state_machine::outcome::Outcome;
 use crate::state_machine::snapshot::StateImage;
 
@@ -125,6 +125,9 @@ impl RaftStateMachine {
             .sink
             .before_publication(std::slice::from_ref(&applied));
         self.publish();
+        if let (Command::LockBreak { inode }, Ok(_)) = (&entry.command, applied.outcome) {
+            self.record_break(index, *inode, &entry.author);
+        }
         self.published.sink.applied(&applied);
         promptly(|| {
             // The responder first: a proposer of this node stops listening to it as soon as its waiter is answered.
@@ -134,6 +137,21 @@ impl RaftStateMachine {
             }
         });
         Ok(())
+    }
+
+    /// On every node: a lock that was ended on a person's word is looked for in the log of whichever node is at hand.
+    fn record_break(&self, index: LogIndex, inode: InodeNo, author: &Author) {
+        let path = self.machine.tree().path_of(inode).unwrap_or_default();
+        let node = self.machine.member(author.node);
+        tracing::warn!(
+            %index,
+            path = %String::from_utf8_lossy(&path),
+            node = node.map_or("", |member| member.name.as_str()),
+            uid = author.uid,
+            pid = author.pid,
+            comm = author.comm,
+            "a lock was broken"
+        );
     }
 
     fn complete(

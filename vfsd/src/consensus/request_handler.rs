@@ -1,7 +1,8 @@
 //! The answering side: what this node does for other members, and for itself when it leads.
 //!
-//! Invariants: author node and grant of a proposal come from the peer's certificate and the members' table, never from
-//! the request; bytes that cannot be decoded end the connection. Not here: changes of the cluster (`membership.rs`).
+//! Invariants: nothing is done before `permissions.rs` was asked; author node and grant of a proposal come from the
+//! peer's certificate and the members' table, never from the request; bytes that cannot be decoded end the connection.
+//! Not here: who may ask what (`permissions.rs`); changes of the cluster (`membership.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -17,16 +18,17 @@ use super::core::{Core, WriteError};
 use super::entry_format::raft_entry;
 use super::incoming_snapshot::{IncomingSnapshot, Progress};
 use super::membership;
+use super::permissions::{self, Peer, Refusal, Standing};
 use super::snapshot_store::SnapshotHead;
 use super::types::{self, Snapshot};
 use super::wire::{
-    self, Append, AppendReply, Ballot, MemberHealth, Renewal, Reply, Request, SnapshotPart,
-    Transfer, TransferReply, VoteReply,
+    self, Append, AppendReply, Ballot, ChangeRefusal, ClusterChange, MemberHealth, Renewal, Reply,
+    Request, SnapshotPart, Transfer, TransferReply, VoteReply,
 };
 use crate::clock;
 use crate::limits::{QUORUM_SILENCE_MAX, WRITE_TIMEOUT};
 use crate::state_machine::blob::BlobDigest;
-use crate::state_machine::command::{Command, Entry};
+use crate::state_machine::command::Entry;
 use crate::state_machine::content::Content;
 use crate::state_machine::ids::{NodeId, SessionId};
 use crate::storage::record::StoredEntry;
@@ -52,9 +54,7 @@ impl RequestHandler {
 
 impl Service for RequestHandler {
     fn admit(&self, node: u64) -> Result<(), String> {
-        let state = self.core.published.state.load();
-        // Ids are log indexes: one beyond what is applied here may be a member that this node has not heard of yet.
-        if state.member(NodeId(node)).is_some() || node > state.applied().0 {
+        if peer_of(&self.core, node).standing != Standing::Gone {
             self.core.peers.heard(node);
             Ok(())
         } else {
@@ -68,10 +68,14 @@ impl Service for RequestHandler {
         let (core, incoming) = (Arc::clone(&self.core), Arc::clone(&self.incoming));
         Box::pin(async move {
             let request = wire::decode_request(&body).map_err(ServiceError::BadBytes)?;
+            let peer = peer_of(&core, node);
+            if let Err(refusal) = permissions::check(&peer, &request) {
+                return Ok(refused(&core, &peer, &request, refusal)?.encode());
+            }
             let reply = match request {
                 Request::Append(append) => answer_append(&core, &body, append).await?,
                 Request::Snapshot(part) => answer_snapshot(&core, node, &incoming, part).await?,
-                other => answer(&core, node, other).await?,
+                other => dispatch(&core, node, other).await?,
             };
             Ok(reply.encode())
         })
@@ -102,11 +106,74 @@ impl Service for RequestHandler {
     }
 }
 
-/// Answers a request that needs no connection: of a peer, or of this node to itself.
+/// Answers a request of this node to itself, by the same rules as one that comes over a connection.
 ///
 /// # Errors
 /// Why the request is refused.
-pub async fn answer(core: &Arc<Core>, node: u64, request: Request<'_>) -> Result<Reply, String> {
+pub async fn answer_own(core: &Arc<Core>, request: Request<'_>) -> Result<Reply, String> {
+    let peer = peer_of(core, core.id);
+    match permissions::check(&peer, &request) {
+        Ok(()) => dispatch(core, core.id, request).await,
+        Err(refusal) => refused(core, &peer, &request, refusal),
+    }
+}
+
+/// What this node knows of `node`, whose certificate was checked.
+fn peer_of(core: &Core, node: u64) -> Peer {
+    let state = core.published.state.load();
+    let standing = match state.member(NodeId(node)) {
+        Some(member) => Standing::Member(member.grant),
+        // Ids are log indexes: one beyond what is applied here may be a member that this node has not heard of yet.
+        None if node > state.applied().0 => Standing::Unheard,
+        None => Standing::Gone,
+    };
+    Peer {
+        node: NodeId(node),
+        standing,
+        is_voter: core.is_voter(node),
+    }
+}
+
+/// The answer to a request that is not allowed.
+///
+/// # Errors
+/// The refusal as text, where no reply can carry it.
+fn refused(
+    core: &Core,
+    peer: &Peer,
+    request: &Request<'_>,
+    refusal: Refusal,
+) -> Result<Reply, String> {
+    let is_raft = matches!(
+        request,
+        Request::Append(_)
+            | Request::Vote(_)
+            | Request::PreVote(_)
+            | Request::TransferLeader(_)
+            | Request::Snapshot(_)
+            | Request::TakeAuthority(_)
+    );
+    // The table may lag behind on a node that does not lead; the leader's is complete.
+    if !is_raft && core.leading_term().is_none() {
+        return Ok(Reply::NotLeader(None));
+    }
+    // One that this node has yet to hear of asks again.
+    if peer.standing != Standing::Unheard {
+        tracing::warn!(node = %peer.node, %refusal, "refused what a node may not ask");
+    }
+    let Refusal { message, hint } = refusal;
+    let hint = hint.to_owned();
+    match request {
+        Request::Change(ClusterChange::Rejoin { .. }) => {
+            Ok(Reply::Enrolled(Err(EnrolRefusal { message, hint })))
+        }
+        Request::Change(_) => Ok(Reply::Changed(Err(ChangeRefusal { message, hint }))),
+        _ => Err(message),
+    }
+}
+
+/// Does what was found to be allowed.
+async fn dispatch(core: &Arc<Core>, node: u64, request: Request<'_>) -> Result<Reply, String> {
     match request {
         Request::Vote(ballot) => answer_vote(core, ballot, false).await,
         Request::PreVote(ballot) => answer_vote(core, ballot, true).await,
@@ -147,49 +214,24 @@ fn write_failed(error: WriteError) -> Reply {
 /// # Errors
 /// Why it may not.
 pub async fn propose(core: &Arc<Core>, node: u64, mut entry: Entry) -> Result<Reply, String> {
-    let Some(grant) = core.state().member(NodeId(node)).map(|member| member.grant) else {
-        // The table may lag behind on a node that does not lead; the leader's is complete.
-        return match core.leading_term() {
-            Some(_) => Err(format!("node {node} is not a member of this cluster")),
-            None => Ok(Reply::NotLeader(None)),
-        };
+    let peer = peer_of(core, node);
+    let checked = permissions::check_proposal(&peer, &entry, |session| {
+        core.state().session(session).map(|found| found.node)
+    });
+    let grant = match (checked, peer.standing) {
+        (Ok(()), Standing::Member(grant)) => grant,
+        (Err(refusal), _) => return refused(core, &peer, &Request::Propose(&[]), refusal),
+        (Ok(()), Standing::Unheard | Standing::Gone) => {
+            return Err(format!("node {node} is not a member of this cluster"));
+        }
     };
     entry.author.node = NodeId(node);
     entry.author.grant = grant;
-    authorize(core, &entry)?;
     Ok(match core.write(entry).await {
         Ok((index, outcome)) => Reply::Proposed { index, outcome },
         Err(error @ WriteError::TooLong(_)) => return Err(error.to_string()),
         Err(error) => write_failed(error),
     })
-}
-
-fn authorize(core: &Core, entry: &Entry) -> Result<(), String> {
-    let node = entry.author.node;
-    let own_session = |session: SessionId| {
-        let state = core.state();
-        let belongs = state
-            .session(session)
-            .is_none_or(|found| found.node == node);
-        belongs
-            .then_some(())
-            .ok_or_else(|| format!("session {session} is not of node {node}"))
-    };
-    match &entry.command {
-        Command::SessionOpen { node: of } if *of == node && entry.origin.is_none() => Ok(()),
-        Command::SessionEnd { session, .. } | Command::HandleClosed { session, .. } => {
-            own_session(*session)
-        }
-        Command::SessionOpen { .. }
-        | Command::LockDelayEnd { .. }
-        | Command::MemberPut(_)
-        | Command::MemberRemove { .. }
-        | Command::TokenCreate(_)
-        | Command::TokenUse { .. }
-        | Command::ClusterInit { .. } => Err("only the leader proposes this".into()),
-        _ if entry.origin.is_none() => Err("a proposal without a number cannot be retried".into()),
-        _ => Ok(()),
-    }
 }
 
 /// A renewal counts only while this node surely leads: it hears from a majority, and has applied what came before.

@@ -17,12 +17,15 @@ impl Level {
     /// What clusters began with.
     pub const FIRST: Self = Self(0);
 
-    /// The time of a content commit is that of its last write, for ctime too; a change of content by an ordinary user
-    /// takes set-id bits and capabilities away, by whatever call.
-    pub const TIMES_AND_PRIVILEGES: Self = Self(1);
+    /// The time of a content commit is that of its last write, for ctime too.
+    pub const TIMES_OF_WRITES: Self = Self(1);
+    /// A change of content by an ordinary user takes capabilities away besides set-id bits, by whatever call.
+    pub const CAPABILITIES_GO: Self = Self(1);
+    /// Breaking a lock and announcing a close need a grant.
+    pub const GRANTS_FOR_ALL: Self = Self(1);
 
     /// The newest that this build knows.
-    pub const KNOWN: Self = Self::TIMES_AND_PRIVILEGES;
+    pub const KNOWN: Self = Self(1);
 }
 
 impl std::fmt::Display for Level {

@@ -80,6 +80,14 @@ impl StateMachine {
         }
     }
 
+    /// As [`StateMachine::new`] in a cluster whose rules are of `level` from the start.
+    pub fn new_at(level: Level) -> Self {
+        Self {
+            level,
+            ..Self::new()
+        }
+    }
+
     /// Index of the last applied entry.
     pub fn applied(&self) -> LogIndex {
         self.applied

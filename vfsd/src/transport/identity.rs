@@ -26,6 +26,9 @@ pub enum IdentityError {
     /// It cannot be parsed.
     #[error("the peer's certificate cannot be parsed: {0}")]
     Parse(String),
+    /// The key is another one's.
+    #[error("the key does not belong to the authority's certificate")]
+    ForeignKey,
     /// It names no node.
     #[error("the peer's certificate does not name exactly one node (node-<id>)")]
     NoNode,
@@ -63,15 +66,18 @@ impl ClusterCa {
     /// The authority with this certificate and key.
     ///
     /// # Errors
-    /// [`IdentityError::Make`] if the key is no key.
+    /// [`IdentityError::Make`] if the key is no key, [`IdentityError::ForeignKey`] if it is not the certificate's.
     pub fn from_parts(
         certificate: CertificateDer<'static>,
         key_pem: &str,
     ) -> Result<Self, IdentityError> {
-        Ok(Self {
-            certificate,
-            key: KeyPair::from_pem(key_pem)?,
-        })
+        let key = KeyPair::from_pem(key_pem)?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(&certificate)
+            .map_err(|error| IdentityError::Parse(error.to_string()))?;
+        if *parsed.public_key().subject_public_key.data != *key.public_key_raw() {
+            return Err(IdentityError::ForeignKey);
+        }
+        Ok(Self { certificate, key })
     }
 
     /// Its certificate.
@@ -215,6 +221,13 @@ mod tests {
         let request = KeyRequest::generate().unwrap();
         let certificate = again.sign(&request.request, 42).unwrap();
         assert_eq!(node_of(&certificate).unwrap(), 42);
+    }
+
+    #[test]
+    fn a_key_of_another_authority_is_refused() {
+        let [ca, other] = ["a", "b"].map(|name| ClusterCa::generate(name).unwrap());
+        let mixed = ClusterCa::from_parts(ca.certificate().clone(), &other.key_pem());
+        assert!(matches!(mixed, Err(IdentityError::ForeignKey)), "{mixed:?}");
     }
 
     #[test]

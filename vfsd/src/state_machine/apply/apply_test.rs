@@ -5,6 +5,7 @@ use super::super::StateMachine;
 use super::super::command::*;
 use super::super::ids::*;
 use super::super::invariants;
+use super::super::level::Level;
 use super::super::log_time::*;
 use super::super::namespace::{LK, LK_DSM, MID, RUN};
 use super::super::outcome::*;
@@ -26,7 +27,7 @@ struct Caller {
 impl World {
     fn new() -> Self {
         Self {
-            state: StateMachine::new(),
+            state: StateMachine::new_at(Level::KNOWN),
             now: LogTime(1000),
             next_request: RequestNo::first_of(1),
         }
@@ -319,6 +320,35 @@ fn a_handle_held_lock_ends_with_its_handle() {
         )
         .unwrap();
     assert!(!world.state.locks().of(lock).unwrap().is_held_by(a.session));
+}
+
+/// Locks keep nodes apart that are confined to a part of the tree; the notice of a close goes where the grant goes.
+#[test]
+fn a_lock_is_broken_and_a_close_announced_only_by_a_node_whose_grant_covers_it() {
+    let mut world = World::new();
+    let (a, b) = (world.join(1), world.join(2));
+    let lock = made(world.run(a, file(LK, "job", true, None)));
+    let inode = made(world.run(a, file(MID, "wish", true, None)));
+    let record = made(world.run(a, file(RUN, "record", true, None)));
+    let mut run = |grant, command| {
+        let mut entry = world.entry(Some(b), command);
+        entry.author.grant = grant;
+        world.next_request = world.next_request.next();
+        let applied = world.push(&entry);
+        (applied.outcome, applied.changes.len())
+    };
+    for grant in [Grant::Reader, Grant::Agent] {
+        let refused = (Err(FsError::AccessDenied), 0);
+        assert_eq!(run(grant, Command::LockBreak { inode: lock }), refused);
+        assert_eq!(run(grant, Command::CloseWrite { inode }), refused);
+    }
+    let done = (Ok(Done::Unit), 1);
+    assert_eq!(
+        run(Grant::Agent, Command::CloseWrite { inode: record }),
+        done
+    );
+    assert_eq!(run(Grant::Writer, Command::CloseWrite { inode }), done);
+    assert_eq!(run(Grant::Writer, Command::LockBreak { inode: lock }), done);
 }
 
 #[test]
@@ -670,4 +700,79 @@ fn a_token_lets_one_node_in_once() {
         Err(FsError::TokenInvalid),
         "used"
     );
+}
+
+#[test]
+fn a_lock_directory_of_any_depth_is_taken_away_within_a_small_stack() {
+    let deep = || {
+        let mut world = World::new();
+        let a = world.join(1);
+        let job = made(world.run(a, dir(LK, "job")));
+        made(world.run(a, file(job, "x", true, None)));
+        let mut parent = job;
+        for _ in 0..3_000 {
+            // Without a check of all invariants after each: there are too many.
+            let entry = world.entry(Some(a), dir(parent, "d"));
+            world.next_request = world.next_request.next();
+            let index = LogIndex(world.state.applied().0 + 1);
+            parent = made(world.state.apply(index, &entry).outcome);
+        }
+        let entry = world.entry(Some(a), Command::LockBreak { inode: job });
+        let index = LogIndex(world.state.applied().0 + 1);
+        world.state.apply(index, &entry).outcome.unwrap();
+        let fence = world.state.locks().of(job).unwrap().fence;
+        let end = Command::LockDelayEnd { inode: job, fence };
+        world.now = LogTime(world.now.0 + crate::limits::LOCK_DELAY_DEFAULT_MS);
+        let entry = world.entry(None, end);
+        let index = LogIndex(world.state.applied().0 + 1);
+        assert_eq!(world.state.apply(index, &entry).outcome, Ok(Done::Unit));
+        assert!(world.state.tree().inode(parent).is_none());
+        assert!(world.state.tree().lookup(LK, b"job").is_err());
+    };
+    let thread = std::thread::Builder::new().stack_size(128 << 10);
+    thread.spawn(deep).unwrap().join().unwrap();
+}
+
+/// What a build does otherwise than the one before counts only from the entry on that says so.
+#[test]
+fn rules_of_a_level_count_from_its_entry_on() {
+    let mut world = World::new();
+    world.state = StateMachine::new();
+    let a = world.join(1);
+    let capability = "security.capability";
+    let inode = made(world.run(a, file(MID, "x", true, None)));
+    let set = |world: &mut World| {
+        let set = Command::SetXattr(SetXattr {
+            inode,
+            name: capability.into(),
+            value: vec![1],
+            mode: XattrMode::Any,
+        });
+        world.run(a, set).unwrap();
+    };
+    let write = |world: &mut World| {
+        let update = ContentUpdate::Patch(vec![]);
+        let mtime = Some(WallTime { secs: 5, nanos: 0 });
+        let write = Write {
+            inode,
+            base: None,
+            update,
+            mtime,
+            closes: true,
+        };
+        let mut entry = world.entry(Some(a), Command::Write(write));
+        entry.author.uid = 1000;
+        world.next_request = world.next_request.next();
+        world.push(&entry).outcome.unwrap();
+        let written = world.state.tree().inode(inode).unwrap();
+        written.xattrs.contains_key(capability)
+    };
+    set(&mut world);
+    assert!(write(&mut world));
+    let entry = world.entry(None, Command::RaiseLevel(Level::KNOWN));
+    world.push(&entry).outcome.unwrap();
+    assert_eq!(world.state.level(), Level::KNOWN);
+    assert!(!write(&mut world));
+    let image = world.state.image();
+    assert_eq!(StateMachine::from_image(&image).unwrap(), world.state);
 }

@@ -134,7 +134,7 @@ impl Step<'_> {
         self.state
             .tree_mut()
             .change(number, &touch, |inode| inode.mtime = wall)?;
-        if self.follows(Level::TIMES_AND_PRIVILEGES) {
+        if self.follows(Level::CAPABILITIES_GO) {
             self.take_privileges(number)?;
         }
         self.changes.push(Change::Modified {

@@ -25,6 +25,9 @@ impl Step<'_> {
         if self.state.tree().inode(inode).is_none() {
             return Err(FsError::NotFound);
         }
+        if self.follows(Level::GRANTS_FOR_ALL) {
+            self.check_grant(inode)?;
+        }
         self.changes.push(Change::ClosedWrite { inode });
         Ok(Done::Unit)
     }
@@ -40,7 +43,7 @@ impl Step<'_> {
         if self.entry.author.uid == 0 {
             return Ok(());
         }
-        let and_capabilities = self.follows(Level::TIMES_AND_PRIVILEGES);
+        let and_capabilities = self.follows(Level::CAPABILITIES_GO);
         self.state.tree_mut().edit(inode, |inode| {
             inode.mode = inode::without_privileges(inode.mode);
             if and_capabilities {
@@ -81,7 +84,7 @@ impl Step<'_> {
         self.state
             .tree_mut()
             .set_content(write.inode, content, added_only, &touch)?;
-        let by_last_write = self.follows(Level::TIMES_AND_PRIVILEGES);
+        let by_last_write = self.follows(Level::TIMES_OF_WRITES);
         let tree = self.state.tree_mut();
         tree.change(write.inode, &touch, |inode| {
             inode.mtime = write.mtime.unwrap_or(inode.mtime);

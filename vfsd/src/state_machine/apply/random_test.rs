@@ -8,6 +8,7 @@ use super::super::StateMachine;
 use super::super::command::*;
 use super::super::ids::*;
 use super::super::invariants;
+use super::super::level::Level;
 use super::super::log_time::*;
 use super::super::snapshot::{SnapshotError, StateImage, named_in};
 
@@ -216,7 +217,10 @@ fn any_entry(rng: &mut StdRng, state: &StateMachine, number: u64) -> Entry {
 #[test]
 fn replicas_stay_equal_and_whole_under_random_entries() {
     let mut rng = StdRng::seed_from_u64(seed());
-    let (mut one, mut other) = (StateMachine::new(), StateMachine::new());
+    let (mut one, mut other) = (
+        StateMachine::new_at(Level::KNOWN),
+        StateMachine::new_at(Level::KNOWN),
+    );
     let mut accepted = 0;
     for number in 1..=ENTRIES {
         let entry = any_entry(&mut rng, &one, number);
@@ -251,7 +255,7 @@ fn replicas_stay_equal_and_whole_under_random_entries() {
 #[test]
 fn a_damaged_snapshot_is_refused_and_never_panics() {
     let mut rng = StdRng::seed_from_u64(seed());
-    let mut state = StateMachine::new();
+    let mut state = StateMachine::new_at(Level::KNOWN);
     for number in 1..200 {
         let entry = any_entry(&mut rng, &state, number);
         state.apply(LogIndex(number), &entry);

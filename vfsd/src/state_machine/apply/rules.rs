@@ -1,7 +1,9 @@
 //! Who may change what: the node's grant, other sessions' locks, guards, and what user.lk attributes may say.
 //!
 //! Invariant: every command that a node can send passes [`Step::check_entries_of`] or [`Step::check_inode`] for each
-//! place that it changes; the leader's own entries (session ends, delays) pass none.
+//! place that it changes. Two pass others: the notice of a close changes nothing and needs [`Step::check_grant`] alone;
+//! breaking a lock sets locks and guards aside on a person's word and needs [`Step::check_may_break`]. What a node says
+//! of its own session and its own handles passes none, nor do the leader's own entries (session ends, delays).
 
 use super::Step;
 use crate::limits::{LOCK_DELAY_DEFAULT_MS, LOCK_DELAY_MAX_MS};
@@ -122,7 +124,17 @@ impl Step<'_> {
             .is_some_and(|session| lock.is_held_by(session))
     }
 
-    fn check_grant(&self, inode: InodeNo) -> Result<(), FsError> {
+    /// Whether this node may end other sessions' locks: one that is confined to a part of the tree may not, since locks
+    /// keep the nodes beside it apart.
+    pub(super) fn check_may_break(&self) -> Result<(), FsError> {
+        match self.entry.author.grant {
+            Grant::Writer => Ok(()),
+            Grant::Agent | Grant::Reader => Err(FsError::AccessDenied),
+        }
+    }
+
+    /// Whether the node's grant covers the place where `inode` lies.
+    pub(super) fn check_grant(&self, inode: InodeNo) -> Result<(), FsError> {
         match self.entry.author.grant {
             Grant::Writer => Ok(()),
             Grant::Agent => {

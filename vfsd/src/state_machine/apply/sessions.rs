@@ -2,6 +2,7 @@
 
 use super::Step;
 use crate::state_machine::ids::{FencingToken, HandleId, InodeNo, LogIndex, NodeId, SessionId};
+use crate::state_machine::level::Level;
 use crate::state_machine::lock::{Hold, Lock};
 use crate::state_machine::outcome::{Change, Done, FsError, Outcome};
 use crate::state_machine::session::Session;
@@ -44,6 +45,9 @@ impl Step<'_> {
     }
 
     pub(super) fn lock_break(&mut self, inode: InodeNo) -> Outcome {
+        if self.follows(Level::GRANTS_FOR_ALL) {
+            self.check_may_break()?;
+        }
         self.state.locks().of(inode).ok_or(FsError::NotFound)?;
         self.end_lock(inode);
         Ok(Done::Unit)
