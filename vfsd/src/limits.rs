@@ -162,6 +162,8 @@ pub const KILLED_CALLER_EVERY: Duration = Duration::from_millis(150);
 /// A leader renews sessions only while a majority confirmed it within this time: a newer leader, which it may not know
 /// of yet, gives every session a full TTL from its own election.
 pub const RENEW_CONFIRMED_MAX: Duration = Duration::from_secs(1);
+/// The boot clock gets ahead of the other one by this much only in a suspend: reading both takes less.
+pub const SUSPEND_MIN: Duration = Duration::from_millis(100);
 /// Pause before opening or renewing a session is tried again.
 pub const SESSION_RETRY_EVERY: Duration = Duration::from_millis(250);
 /// Life of the token that a leader makes for a member that lost its state: it is used within the same request.
@@ -193,7 +195,8 @@ pub const ADMIN_LINE_BYTES_MAX: usize = 1024 * 1024;
 pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 
 const _: () = assert!(
-    SESSION_SELF_DEADLINE.as_millis() + RENEW_CONFIRMED_MAX.as_millis() < SESSION_TTL.as_millis()
+    SESSION_SELF_DEADLINE.as_millis() + RENEW_CONFIRMED_MAX.as_millis() + SUSPEND_MIN.as_millis()
+        < SESSION_TTL.as_millis()
 );
 const _: () = assert!(FILE_BYTES_MAX as usize + ENTRY_OVERHEAD_MAX <= ENTRY_BYTES_MAX);
 

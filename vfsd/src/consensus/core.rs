@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
-use openraft::{Instant as _, RaftMetrics, ReadPolicy, ServerState};
+use openraft::impls::ProgressResponder;
+use openraft::{RaftMetrics, ReadPolicy, ServerState};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::authority::Authority;
+use super::confirmation::Confirmation;
 use super::lease_table::LeaseTable;
 use super::peers::{Peers, Purpose};
 use super::quorum::QuorumWatch;
@@ -24,7 +26,7 @@ use super::snapshot_store::SnapshotStore;
 use super::stamp_clock::StampClock;
 use super::types::{EntryBytes, Raft, TypeConfig};
 use super::wire::{Reply, Request};
-use crate::limits::{ENTRY_BYTES_MAX, LEADER_RETRY_EVERY, RENEW_CONFIRMED_MAX};
+use crate::limits::{ENTRY_BYTES_MAX, LEADER_RETRY_EVERY};
 use crate::state_machine::StateMachine;
 use crate::state_machine::command::{Author, Command, Entry, Grant};
 use crate::state_machine::ids::{LogIndex, NodeId};
@@ -52,6 +54,8 @@ pub struct Core {
     pub leader: watch::Sender<Option<u64>>,
     /// Stamps while this node leads.
     pub clock: StampClock,
+    /// Whether a majority's confirmation is still one.
+    pub confirmation: Confirmation,
     /// Renewals while this node leads.
     pub leases: LeaseTable,
     /// This node's session.
@@ -122,8 +126,8 @@ impl Core {
     pub fn is_confirmed(&self) -> bool {
         let metrics = self.metrics();
         let is_alone = metrics.membership_config.voter_ids().eq([self.id]);
-        let acked = metrics.last_quorum_acked.as_ref();
-        is_alone || acked.is_some_and(|at| at.elapsed() < RENEW_CONFIRMED_MAX)
+        let acked = metrics.last_quorum_acked;
+        is_alone || acked.is_some_and(|at| self.confirmation.is_fresh(at.into_inner()))
     }
 
     /// Whether `node` votes in the effective membership, as far as this node knows.
@@ -144,21 +148,24 @@ impl Core {
     ///
     /// # Errors
     /// [`WriteError`].
-    pub async fn write(&self, mut entry: Entry) -> Result<(LogIndex, Option<Outcome>), WriteError> {
+    pub async fn write(&self, entry: Entry) -> Result<(LogIndex, Option<Outcome>), WriteError> {
         let term = self.raft.metrics().borrow_watched().current_term;
-        entry.stamp = self
-            .clock
-            .stamp(term, self.published.state.load().log_time());
-        let bytes = entry.encode();
-        if bytes.len() > ENTRY_BYTES_MAX {
-            return Err(WriteError::TooLong(bytes.len()));
-        }
-        let bytes = EntryBytes(bytes.into());
+        let bytes = self.stamped(term, entry)?;
         match self.raft.client_write(bytes).await {
             Ok(written) => Ok((LogIndex(written.log_id.index), written.data.0)),
             Err(RaftError::APIError(error)) => Err(not_leader(&error)),
             Err(RaftError::Fatal(fatal)) => Err(WriteError::Stopped(fatal.to_string())),
         }
+    }
+
+    fn stamped(&self, term: u64, mut entry: Entry) -> Result<EntryBytes, WriteError> {
+        let applied = self.published.state.load().log_time();
+        entry.stamp = self.clock.stamp(term, applied);
+        let bytes = entry.encode();
+        if bytes.len() > ENTRY_BYTES_MAX {
+            return Err(WriteError::TooLong(bytes.len()));
+        }
+        Ok(EntryBytes(bytes.into()))
     }
 
     /// Writes a command of the leader itself.
@@ -169,20 +176,43 @@ impl Core {
         &self,
         command: Command,
     ) -> Result<(LogIndex, Option<Outcome>), WriteError> {
+        self.write(self.own(command)).await
+    }
+
+    /// Writes a command that the leader of `term` has decided on, unless another term has begun.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub async fn write_own_in_term(&self, term: u64, command: Command) -> Result<(), WriteError> {
+        let bytes = self.stamped(term, self.own(command))?;
+        let stopped = || WriteError::Stopped("it is shutting down".into());
+        let (responder, written) = ProgressResponder::complete_only();
+        let sent = self
+            .raft
+            .write(bytes)
+            .with_leader(term)
+            .responder(responder);
+        sent.await.map_err(|_| stopped())?;
+        match written.await.map_err(|_| stopped())? {
+            Ok(_) => Ok(()),
+            Err(error) => Err(not_leader(&error)),
+        }
+    }
+
+    fn own(&self, command: Command) -> Entry {
         let author = Author {
             node: NodeId(self.id),
             grant: Grant::Writer,
             comm: "vfsd".into(),
             ..Author::default()
         };
-        self.write(Entry {
+        Entry {
             stamp: Default::default(),
             author,
             origin: None,
             fence: None,
             command,
-        })
-        .await
+        }
     }
 
     /// An index that covers everything committed before the call, confirmed by a majority.

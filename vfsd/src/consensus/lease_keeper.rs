@@ -1,6 +1,7 @@
 //! The leader's clockwork: proposes the end of sessions that were not renewed, and of lock delays that are over.
 //!
-//! Invariant: a clock only ever proposes; what ends, ends by the log entry. Not here: renewals (`request_handler.rs`).
+//! Invariants: a clock only ever proposes; what ends, ends by the log entry; an end that was judged in one term is not
+//! written in another. Not here: renewals (`request_handler.rs`).
 
 use std::sync::Arc;
 
@@ -20,11 +21,23 @@ pub async fn run(core: Arc<Core>) {
         };
         for command in due(&core, term) {
             tracing::debug!(?command, "the time has come");
-            if core.write_own(command).await.is_err() {
+            // Each write takes a round; meanwhile the leadership may have moved and come back.
+            if !is_still_due(&core, term, &command)
+                || core.write_own_in_term(term, command).await.is_err()
+            {
                 break;
             }
         }
     }
+}
+
+fn is_still_due(core: &Core, term: u64, command: &Command) -> bool {
+    let still = match command {
+        Command::SessionEnd { session, .. } => core.leases.is_ending(term, *session),
+        // A lock's delay only ever runs; `apply` looks at it again.
+        _ => true,
+    };
+    still && core.leading_term() == Some(term)
 }
 
 fn due(core: &Core, term: u64) -> Vec<Command> {

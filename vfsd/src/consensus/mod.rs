@@ -5,6 +5,7 @@
 pub mod authority;
 pub mod barrier;
 pub mod blob_store;
+pub mod confirmation;
 pub mod core;
 pub mod entry_format;
 #[cfg(test)]

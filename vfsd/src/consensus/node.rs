@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::authority::Authority;
 use super::barrier::Barriers;
+use super::confirmation::Confirmation;
 use super::core::Core;
 use super::lease_keeper;
 use super::lease_table::LeaseTable;
@@ -122,6 +123,7 @@ impl Node {
             quorum,
             leader: watch::Sender::new(None),
             clock: StampClock::default(),
+            confirmation: Confirmation::default(),
             leases: LeaseTable::default(),
             session: SessionCell::default(),
             numbers: RequestNumbers::new(settings.incarnation),

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use super::core::{Core, WriteError};
 use super::entry_format::raft_entry;
 use super::incoming_snapshot::{IncomingSnapshot, Progress};
+use super::lease_table::Renewed;
 use super::membership;
 use super::permissions::{self, Peer, Refusal, Standing};
 use super::snapshot_store::SnapshotHead;
@@ -249,10 +250,13 @@ fn renew(core: &Core, node: u64, session: SessionId) -> Reply {
     if !is_open {
         return Reply::Renewed(Renewal::Gone);
     }
-    core.leases.renew(term, session, clock::boottime());
-    Reply::Renewed(Renewal::Lives {
-        missing: core.quorum.state().missing,
-    })
+    match core.leases.renew(term, session, clock::boottime()) {
+        Renewed::Noted => Reply::Renewed(Renewal::Lives {
+            missing: core.quorum.state().missing,
+        }),
+        Renewed::Ending => Reply::Renewed(Renewal::Gone),
+        Renewed::OldTerm => Reply::NotLeader(None),
+    }
 }
 
 fn overview(core: &Core) -> Reply {

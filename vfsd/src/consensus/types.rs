@@ -23,6 +23,8 @@ openraft::declare_raft_types!(
 
 /// Raft on this node.
 pub type Raft = openraft::Raft<TypeConfig, super::raft_state_machine::RaftStateMachine>;
+/// Raft's own clock: `CLOCK_MONOTONIC`.
+pub type Instant = openraft::type_config::alias::InstantOf<TypeConfig>;
 /// A place in the log.
 pub type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
 type LeaderId = openraft::type_config::alias::LeaderIdOf<TypeConfig>;
