@@ -72,8 +72,13 @@ pub const REPLICATION_BYTES_MAX: u64 = 4 * 1024 * 1024;
 pub const FRAME_BYTES_MAX: usize = 24 * 1024 * 1024;
 /// Requests under way on one connection; a peer that asks for more waits.
 pub const REQUESTS_UNDER_WAY_MAX: usize = 1024;
-/// Connections that peers may hold here: four of each of 38 other members, and room for joining nodes.
+/// Connections that members may hold here: four of each of 38 others, and room for those that are being made anew.
 pub const CONNECTIONS_MAX: usize = 256;
+/// Connections that have not shown a member's certificate, joining nodes included: a handshake is done in
+/// milliseconds, and nodes join one at a time.
+pub const STRANGERS_MAX: usize = 16;
+/// Such a connection keeps its place for this long, even if others wait for one: several round trips in a data centre.
+pub const STRANGER_GRACE: Duration = Duration::from_millis(50);
 /// A connection to a peer is made in this time or not at all: a node that is up answers within a round trip.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A connection that has not shown who it is by then is closed.
@@ -85,6 +90,7 @@ pub const ENROL_BYTES_MAX: usize = 64 * 1024;
 /// Longest wait for being let into a cluster: one write, and the way there.
 pub const ENROL_TIMEOUT: Duration = Duration::from_secs(20);
 
+const _: () = assert!(STRANGER_GRACE.as_millis() * 10 <= CONNECT_TIMEOUT.as_millis());
 const _: () = assert!(REPLICATION_BYTES_MAX as usize + 64 * 1024 <= FRAME_BYTES_MAX);
 const _: () = assert!(ENTRY_BYTES_MAX + 64 * 1024 <= FRAME_BYTES_MAX);
 

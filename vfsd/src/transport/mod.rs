@@ -8,5 +8,6 @@ pub mod enrol;
 pub mod frame;
 pub mod identity;
 pub mod server;
+mod strangers;
 pub mod tls;
 pub mod token;

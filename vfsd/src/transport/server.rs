@@ -1,7 +1,8 @@
 //! The listening side: accepts members and joining nodes, checks who they are, hands their requests on.
 //!
 //! Invariants: no request is handled before the peer's certificate was checked; a member that was removed is refused at
-//! its next request; connections, handshakes and requests under way are bounded. Not here: what a request means.
+//! its next request and its connection closed; members, strangers and requests under way are bounded, each by itself.
+//! Not here: what a request means; which stranger has to make room (`strangers.rs`).
 
 use std::future::Future;
 use std::io;
@@ -23,6 +24,7 @@ use tokio_util::codec::{FramedRead, FramedWrite};
 use super::client::tune;
 use super::frame::{Frame, FrameKind, codec};
 use super::identity;
+use super::strangers::{Seat, Strangers};
 use super::tls::{ALPN_ENROL, TlsSettings};
 use crate::limits::{
     CONNECTIONS_MAX, ENROL_BYTES_MAX, ENROL_TIMEOUT, FRAME_BYTES_MAX, HANDSHAKE_TIMEOUT,
@@ -99,6 +101,7 @@ impl Server {
 
 async fn accept(listener: TcpListener, tls: TlsSettings, service: Arc<dyn Service>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let strangers = Arc::new(Strangers::default());
     // Dropping the set with the server closes all connections.
     let mut connections = JoinSet::new();
     loop {
@@ -111,35 +114,70 @@ async fn accept(listener: TcpListener, tls: TlsSettings, service: Arc<dyn Servic
                 continue;
             }
         };
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
-            tracing::warn!(%from, limit = CONNECTIONS_MAX, "refused a connection: there are too many");
-            continue;
-        };
-        let (tls, service) = (tls.clone(), Arc::clone(&service));
+        let seat = strangers.seat(from.ip()).await;
+        let (tls, service, room) = (tls.clone(), Arc::clone(&service), Arc::clone(&room));
         connections.spawn(async move {
-            if let Err(error) = serve(tcp, &tls, &service).await {
+            if let Err(error) = serve(tcp, &tls, &service, seat, room).await {
                 tracing::debug!(%from, %error, "connection ended");
             }
-            drop(permit);
         });
     }
 }
 
-async fn serve(tcp: TcpStream, tls: &TlsSettings, service: &Arc<dyn Service>) -> io::Result<()> {
+/// Serves one connection: on a stranger's seat until its peer has shown that it is a member.
+async fn serve(
+    tcp: TcpStream,
+    tls: &TlsSettings,
+    service: &Arc<dyn Service>,
+    seat: Seat,
+    room: Arc<Semaphore>,
+) -> io::Result<()> {
+    let met = tokio::select! {
+        met = meet(tcp, tls, service) => met?,
+        () = seat.ended() => return Err(io::Error::other("it had to make room for a newer one")),
+    };
+    let Some((stream, node)) = met else {
+        return Ok(());
+    };
+    let Ok(_permit) = room.try_acquire_owned() else {
+        tracing::warn!(
+            node,
+            limit = CONNECTIONS_MAX,
+            "refused a member's connection: there are too many"
+        );
+        return Ok(());
+    };
+    drop(seat);
+    answer_requests(stream, Peer::Member(node), service).await
+}
+
+/// Finds out who the peer is. Whoever is no member is answered here, within a time, and is then gone.
+async fn meet(
+    tcp: TcpStream,
+    tls: &TlsSettings,
+    service: &Arc<dyn Service>,
+) -> io::Result<Option<(TlsStream<TcpStream>, u64)>> {
     tune(&tcp)?;
     let (stream, joining) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tcp, tls)).await??;
-    let peer = if joining {
-        // Nobody vouches for it: it gets little room and little time.
+    if joining {
         let answered = answer_requests(stream, Peer::Joining, service);
-        return tokio::time::timeout(ENROL_TIMEOUT, answered).await?;
-    } else {
-        let certificates = stream.get_ref().1.peer_certificates();
-        let certificate = certificates
-            .and_then(<[_]>::first)
-            .ok_or(io::ErrorKind::PermissionDenied)?;
-        Peer::Member(identity::node_of(certificate).map_err(io::Error::other)?)
-    };
-    answer_requests(stream, peer, service).await
+        return tokio::time::timeout(ENROL_TIMEOUT, answered)
+            .await?
+            .map(|()| None);
+    }
+    let certificates = stream.get_ref().1.peer_certificates();
+    let certificate = certificates
+        .and_then(<[_]>::first)
+        .ok_or(io::ErrorKind::PermissionDenied)?;
+    let node = identity::node_of(certificate).map_err(io::Error::other)?;
+    if service.admit(node).is_ok() {
+        return Ok(Some((stream, node)));
+    }
+    // It is told why at its first request.
+    let told = answer_requests(stream, Peer::Member(node), service);
+    tokio::time::timeout(HANDSHAKE_TIMEOUT, told)
+        .await?
+        .map(|()| None)
 }
 
 async fn handshake(tcp: TcpStream, tls: &TlsSettings) -> io::Result<(TlsStream<TcpStream>, bool)> {
@@ -183,8 +221,11 @@ async fn answer_requests(
                 under_way.push(answer(frame, peer, service));
             }
             Some(reply) = under_way.next(), if !under_way.is_empty() => {
-                let reply = reply.map_err(|error| bad_bytes(peer, &error))?;
+                let (reply, next) = reply.map_err(|error| bad_bytes(peer, &error))?;
                 replies.send(reply.encode()).await?;
+                if let Next::Close = next {
+                    return SinkExt::<Bytes>::close(&mut replies).await;
+                }
             }
         }
     }
@@ -202,13 +243,28 @@ fn bad_bytes(peer: Peer, error: &dyn std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }
 
+/// What becomes of a connection after an answer.
+enum Next {
+    Read,
+    Close,
+}
+
 /// The answering frame; the error says why the body is no request.
-async fn answer(frame: Frame, peer: Peer, service: &Arc<dyn Service>) -> Result<Frame, String> {
+async fn answer(
+    frame: Frame,
+    peer: Peer,
+    service: &Arc<dyn Service>,
+) -> Result<(Frame, Next), String> {
+    let mut next = Next::Read;
     let answer = match peer {
         Peer::Joining => service.enrol(frame.body).await,
         Peer::Member(node) => match service.admit(node) {
             Ok(()) => service.call(node, frame.body).await,
-            Err(reason) => Err(ServiceError::Refused(reason)),
+            Err(reason) => {
+                // It has no business here any more, and must not keep a member's place.
+                next = Next::Close;
+                Err(ServiceError::Refused(reason))
+            }
         },
     };
     let (kind, body) = match answer {
@@ -216,11 +272,8 @@ async fn answer(frame: Frame, peer: Peer, service: &Arc<dyn Service>) -> Result<
         Err(ServiceError::Refused(reason)) => (FrameKind::Refusal, Bytes::from(reason)),
         Err(ServiceError::BadBytes(reason)) => return Err(reason),
     };
-    Ok(Frame {
-        kind,
-        id: frame.id,
-        body,
-    })
+    let id = frame.id;
+    Ok((Frame { kind, id, body }, next))
 }
 
 #[cfg(test)]

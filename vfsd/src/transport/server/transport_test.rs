@@ -2,11 +2,18 @@
 
 use std::time::Duration;
 
+use rustls_pki_types::ServerName;
+use tokio_util::codec::Framed;
+
 use super::*;
-use crate::transport::client::{CallError, Channel};
+use crate::limits::CONNECTIONS_MAX;
+use crate::transport::client::{CallError, Channel, connect_as};
 use crate::transport::identity::{ClusterCa, KeyRequest, NodeIdentity};
+use crate::transport::tls::enrol_client;
 
 const WAIT: Duration = Duration::from_secs(5);
+/// More than there is room for members.
+const CROWD: usize = CONNECTIONS_MAX + 44;
 
 struct Echo;
 
@@ -94,6 +101,61 @@ async fn a_removed_member_and_another_cluster_are_refused() {
         matches!(answer, Err(CallError::Unreachable(_))),
         "{answer:?}"
     );
+}
+
+/// A host that the cluster does not know can open connections and be silent in each of them.
+#[tokio::test]
+async fn many_idle_strangers_do_not_keep_a_member_out() {
+    let ca = ClusterCa::generate("a").unwrap();
+    let server = server(&ca).await;
+    let address = server.address().to_string();
+    let joining = Arc::new(enrol_client(identity::digest(ca.certificate())).unwrap());
+    let mut crowd = Vec::new();
+    for _ in 0..CROWD {
+        // They show that they want to join, which gives them more time, and say no more.
+        let name = ServerName::try_from(identity::ANY_NODE).unwrap();
+        if let Ok(stream) = connect_as(&address, &joining, name).await {
+            crowd.push(Idle::Joining(Box::new(stream)));
+        } else {
+            crowd.push(Idle::Silent(TcpStream::connect(&address).await.unwrap()));
+        }
+    }
+    let member = channel(&server, settings(&ca, 2), 1);
+    let deadline = tokio::time::Instant::now() + WAIT;
+    while let Err(error) = member.call(Bytes::new(), WAIT).await {
+        assert!(tokio::time::Instant::now() < deadline, "{error}");
+    }
+    assert_eq!(crowd.len(), CROWD);
+}
+
+#[allow(dead_code, reason = "only held open")]
+enum Idle {
+    Silent(TcpStream),
+    Joining(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+}
+
+#[tokio::test]
+async fn a_removed_members_connection_is_closed() {
+    let ca = ClusterCa::generate("a").unwrap();
+    let server = server(&ca).await;
+    let name = ServerName::try_from(identity::node_name(1)).unwrap();
+    let tls = settings(&ca, 66).client;
+    let address = server.address().to_string();
+    let stream = connect_as(&address, &tls, name);
+    let mut framed = Framed::new(stream.await.unwrap(), codec());
+    let frame = Frame {
+        kind: FrameKind::Request,
+        id: 7,
+        body: Bytes::new(),
+    };
+    framed.send(frame.encode()).await.unwrap();
+    let refusal = framed.next().await.unwrap().unwrap();
+    assert_eq!(
+        Frame::decode(refusal.freeze()).unwrap().kind,
+        FrameKind::Refusal
+    );
+    let end = tokio::time::timeout(WAIT, framed.next()).await;
+    assert!(!matches!(end.unwrap(), Some(Ok(_))));
 }
 
 #[tokio::test]
