@@ -24,6 +24,8 @@ pub struct Peer {
 pub enum Standing {
     /// It is a member that may change this much.
     Member(Grant),
+    /// It is a member under a new id by now; with this one it may only ask once more for what it has been given.
+    Replaced,
     /// Its id lies beyond what is applied here: it may have joined in an entry that this node has not seen yet.
     Unheard,
     /// It was removed, or was never let in.
@@ -60,6 +62,7 @@ pub fn check(peer: &Peer, request: &Request<'_>) -> Result<(), Refusal> {
             | ClusterChange::Promote { .. }
             | ClusterChange::Remove { .. } => check_writer(peer, "changing the cluster"),
             // It concerns the asking node alone, which keeps its name and its grant.
+            ClusterChange::Rejoin { .. } if peer.standing == Standing::Replaced => Ok(()),
             ClusterChange::Rejoin { .. } => check_member(peer),
         },
         Request::TakeAuthority(_) => {
@@ -122,7 +125,9 @@ pub fn check_proposal(
         | Command::TokenCreate(_)
         | Command::TokenUse { .. }
         | Command::ClusterInit { .. }
-        | Command::RaiseLevel(_) => Err(refuse("only the leader proposes this", "")),
+        | Command::RaiseLevel(_)
+        | Command::Admit { .. }
+        | Command::Readmit { .. } => Err(refuse("only the leader proposes this", "")),
     }
 }
 
@@ -149,14 +154,14 @@ fn check_raft(peer: &Peer, speaks_for: u64) -> Result<(), Refusal> {
             ),
             "see: vfsd member list",
         )),
-        Standing::Gone => check_member(peer),
+        Standing::Replaced | Standing::Gone => check_member(peer),
     }
 }
 
 fn check_member(peer: &Peer) -> Result<(), Refusal> {
     match peer.standing {
         Standing::Member(Grant::Reader | Grant::Agent | Grant::Writer) => Ok(()),
-        Standing::Unheard | Standing::Gone => Err(refuse(
+        Standing::Replaced | Standing::Unheard | Standing::Gone => Err(refuse(
             format!("node {} is not a member of this cluster", peer.node),
             "join it with a token: vfsd token create, then vfsd join",
         )),
@@ -168,7 +173,10 @@ fn check_writer(peer: &Peer, what: &str) -> Result<(), Refusal> {
     let grant = match peer.standing {
         Standing::Member(Grant::Reader) => "reader",
         Standing::Member(Grant::Agent) => "agent",
-        Standing::Member(Grant::Writer) | Standing::Unheard | Standing::Gone => return Ok(()),
+        Standing::Member(Grant::Writer)
+        | Standing::Replaced
+        | Standing::Unheard
+        | Standing::Gone => return Ok(()),
     };
     let node = peer.node;
     Err(refuse(

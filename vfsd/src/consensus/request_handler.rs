@@ -124,6 +124,7 @@ fn peer_of(core: &Core, node: u64) -> Peer {
     let state = core.published.state.load();
     let standing = match state.member(NodeId(node)) {
         Some(member) => Standing::Member(member.grant),
+        None if state.enrolment_after(NodeId(node)).is_some() => Standing::Replaced,
         // Ids are log indexes: one beyond what is applied here may be a member that this node has not heard of yet.
         None if node > state.applied().0 => Standing::Unheard,
         None => Standing::Gone,
@@ -222,7 +223,7 @@ pub async fn propose(core: &Arc<Core>, node: u64, mut entry: Entry) -> Result<Re
     let grant = match (checked, peer.standing) {
         (Ok(()), Standing::Member(grant)) => grant,
         (Err(refusal), _) => return refused(core, &peer, &Request::Propose(&[]), refusal),
-        (Ok(()), Standing::Unheard | Standing::Gone) => {
+        (Ok(()), Standing::Replaced | Standing::Unheard | Standing::Gone) => {
             return Err(format!("node {node} is not a member of this cluster"));
         }
     };

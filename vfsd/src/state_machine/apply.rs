@@ -104,6 +104,8 @@ impl Step<'_> {
             } => self.token_use(digest, name, address, age_public),
             Command::ClusterInit { cluster, first } => self.cluster_init(cluster, first),
             Command::RaiseLevel(level) => self.raise_level(*level),
+            Command::Admit { token, newcomer } => self.admit(token, newcomer),
+            Command::Readmit { node, newcomer } => self.readmit(*node, newcomer),
         }
     }
 

@@ -216,6 +216,44 @@ pub enum Command {
     },
     /// From here on entries are applied by the rules of this level; every member has said that it knows them.
     RaiseLevel(Level),
+    /// Uses up a join token as [`Command::TokenUse`] does, for the holder of one key: asked again, it gives the same id.
+    Admit {
+        /// Digest of the token's secret.
+        token: [u8; 32],
+        /// Who joins.
+        newcomer: Newcomer,
+    },
+    /// Replaces a member that lost its state by itself under a new id, this entry's log index.
+    Readmit {
+        /// The id that it had.
+        node: NodeId,
+        /// Who it is from now on; the name is the member's.
+        newcomer: Newcomer,
+    },
+}
+
+/// A node that joins, or joins anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Newcomer {
+    /// Its name.
+    pub name: String,
+    /// `ip:port` that it listens on.
+    pub address: String,
+    /// Public half of its sealing identity, `age1...`.
+    pub age_public: String,
+    /// Digest of the public key that its certificate is made for.
+    pub key: [u8; 32],
+}
+
+/// How a member came in. Whoever shows the same key again gets the same id, not another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrolment {
+    /// The member.
+    pub node: NodeId,
+    /// Digest of the public key that its certificate was made for.
+    pub key: [u8; 32],
+    /// The id that it had before it lost its state.
+    pub replaces: Option<NodeId>,
 }
 
 /// Creates a file that is no directory and no symlink.

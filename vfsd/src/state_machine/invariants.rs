@@ -10,6 +10,7 @@ use super::ids::InodeNo;
 /// The first promise that is broken, in words.
 pub fn check(state: &StateMachine) -> Result<(), String> {
     check_tree(state)?;
+    check_members(state)?;
     for (inode, lock) in state.locks().iter() {
         if state.tree().inode(inode).is_none() {
             return Err(format!("lock {inode} (fence {}) has no inode", lock.fence));
@@ -18,6 +19,23 @@ pub fn check(state: &StateMachine) -> Result<(), String> {
             return Err(format!(
                 "lock {inode} is held by session {}, which has ended",
                 lock.session
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_members(state: &StateMachine) -> Result<(), String> {
+    for (node, enrolment) in &state.enrolments {
+        if state.member(*node).is_none() {
+            return Err(format!("node {node} was let in and is no member"));
+        }
+        if let Some(old) = enrolment
+            .replaces
+            .filter(|old| state.member(*old).is_some())
+        {
+            return Err(format!(
+                "node {old} is a member beside {node}, which replaces it"
             ));
         }
     }

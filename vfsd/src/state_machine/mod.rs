@@ -24,7 +24,7 @@ mod versioned;
 use imbl::OrdMap;
 
 pub use apply::Guard;
-use command::{Command, Entry, JoinToken, Member, Origin};
+use command::{Command, Enrolment, Entry, JoinToken, Member, Origin};
 use ids::{LogIndex, NodeId, SessionId};
 use level::Level;
 use lock::LockTable;
@@ -45,6 +45,7 @@ pub struct StateMachine {
     sessions: SessionTable,
     members: OrdMap<NodeId, Member>,
     tokens: OrdMap<[u8; 32], JoinToken>,
+    enrolments: OrdMap<NodeId, Enrolment>,
 }
 
 /// The node whose kernel has raised the events of this entry already: none, when no system call made it.
@@ -77,6 +78,7 @@ impl StateMachine {
             sessions: SessionTable::default(),
             members: OrdMap::new(),
             tokens: OrdMap::new(),
+            enrolments: OrdMap::new(),
         }
     }
 
@@ -141,6 +143,20 @@ impl StateMachine {
     /// The join token with this digest, while it can still be used.
     pub fn token(&self, digest: &[u8; 32]) -> Option<&JoinToken> {
         self.tokens.get(digest)
+    }
+
+    /// How the member that was let in with the key of digest `key` came in.
+    pub fn enrolment_of_key(&self, key: &[u8; 32]) -> Option<&Enrolment> {
+        self.enrolments
+            .values()
+            .find(|enrolment| enrolment.key == *key)
+    }
+
+    /// How the member came in that was `node` before it lost its state.
+    pub fn enrolment_after(&self, node: NodeId) -> Option<&Enrolment> {
+        self.enrolments
+            .values()
+            .find(|enrolment| enrolment.replaces == Some(node))
     }
 
     /// What the leader has to propose at `now`: the ends of lock delays that are over.

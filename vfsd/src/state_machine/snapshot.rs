@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::StateMachine;
 use super::blob::{self, BLOB_BYTES_MIN, BlobDigest, ContentImage};
-use super::command::{Author, JoinToken, Member};
+use super::command::{Author, Enrolment, JoinToken, Member};
 use super::content::Content;
 use super::ids::{InodeNo, LogIndex, NodeId, RequestNo, SessionId};
 use super::inode::{Directory, Inode, Kind};
@@ -25,17 +25,17 @@ use super::outcome::Outcome;
 use super::session::{Answer, Session};
 use super::versioned::{self, Refusal};
 
-/// First byte of a manifest of a cluster whose level is [`Level::FIRST`]: earlier builds read it.
-const FIRST_VERSION: u8 = 2;
-/// First byte of every other manifest: its first field is the level.
+/// First byte of a manifest that holds all that this version knows.
 const SNAPSHOT_VERSION: u8 = 3;
+/// First byte of one without [`Later`]. A state that needs nothing of it is still written so.
+const SNAPSHOT_VERSION_EARLIER: u8 = 2;
 
 /// Why bytes are not a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
     /// Written by a version that this one does not know.
     #[error(
-        "snapshot format {0} is not known to this version (it knows {FIRST_VERSION} to {SNAPSHOT_VERSION}); \
+        "snapshot format {0} is not known to this version (it knows {SNAPSHOT_VERSION_EARLIER} and {SNAPSHOT_VERSION}); \
          run the version that wrote it, or: vfsd rejoin"
     )]
     Version(u8),
@@ -80,6 +80,13 @@ struct Image {
     inodes: Vec<InodeImage>,
     locks: Vec<LockImage>,
     sessions: Vec<SessionImage>,
+}
+
+/// What came with version 3; it stands behind the [`Image`].
+#[derive(Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Later {
+    level: Level,
+    enrolments: Vec<Enrolment>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -131,9 +138,14 @@ impl StateMachine {
     /// The state as a snapshot holds it; equal states give equal images.
     pub fn image(&self) -> StateImage {
         let (image, blobs) = self.parts();
-        let encoded = match self.level {
-            Level::FIRST => postcard::to_extend(&image, vec![FIRST_VERSION]),
-            level => postcard::to_extend(&(level, image), vec![SNAPSHOT_VERSION]),
+        let later = Later {
+            level: self.level,
+            enrolments: self.enrolments.values().cloned().collect(),
+        };
+        let encoded = if later == Later::default() {
+            postcard::to_extend(&image, vec![SNAPSHOT_VERSION_EARLIER])
+        } else {
+            postcard::to_extend(&(image, later), vec![SNAPSHOT_VERSION])
         };
         let manifest = encoded.expect("plain data encodes into a growing buffer");
         StateImage {
@@ -152,7 +164,7 @@ impl StateMachine {
     /// # Errors
     /// [`SnapshotError`]; a state that breaks an invariant is refused too.
     pub fn from_image(image: &StateImage) -> Result<Self, SnapshotError> {
-        let (level, parts) = parse(&image.manifest)?;
+        let (parts, later) = parse(&image.manifest)?;
         let mut named = BTreeMap::new();
         for digest in &parts.blobs {
             let content = image
@@ -166,7 +178,11 @@ impl StateMachine {
             reason,
         };
         let mut state = Self::from_parts(parts, &named).map_err(malformed)?;
-        state.level = level;
+        state.level = later.level;
+        let enrolments = later.enrolments.into_iter();
+        state.enrolments = enrolments
+            .map(|enrolment| (enrolment.node, enrolment))
+            .collect();
         super::invariants::check(&state).map_err(malformed)?;
         Ok(state)
     }
@@ -269,27 +285,27 @@ impl StateMachine {
 /// # Errors
 /// [`SnapshotError::Version`], [`SnapshotError::Malformed`].
 pub fn named_in(manifest: &[u8]) -> Result<BTreeSet<BlobDigest>, SnapshotError> {
-    parse(manifest).map(|(_, image)| image.blobs.into_iter().collect())
+    parse(manifest).map(|(image, _)| image.blobs.into_iter().collect())
 }
 
-fn parse(manifest: &[u8]) -> Result<(Level, Image), SnapshotError> {
-    let parsed = match manifest.first() {
-        Some(&FIRST_VERSION) => {
-            versioned::decode(FIRST_VERSION, manifest).map(|image| (Level::FIRST, image))
-        }
-        _ => versioned::decode(SNAPSHOT_VERSION, manifest),
+fn parse(manifest: &[u8]) -> Result<(Image, Later), SnapshotError> {
+    let parsed = if manifest.first() == Some(&SNAPSHOT_VERSION_EARLIER) {
+        let image = versioned::decode(SNAPSHOT_VERSION_EARLIER, manifest);
+        image.map(|image| (image, Later::default()))
+    } else {
+        versioned::decode(SNAPSHOT_VERSION, manifest)
     };
-    let (level, image): (Level, Image) = parsed.map_err(|refusal| match refusal {
+    let (image, later): (Image, Later) = parsed.map_err(|refusal| match refusal {
         Refusal::Version(version) => SnapshotError::Version(version),
         Refusal::Malformed(reason) => SnapshotError::Malformed {
             len: manifest.len(),
             reason,
         },
     })?;
-    if level > Level::KNOWN {
-        return Err(SnapshotError::Level(level));
+    if later.level > Level::KNOWN {
+        return Err(SnapshotError::Level(later.level));
     }
-    Ok((level, image))
+    Ok((image, later))
 }
 
 /// Authors repeat all over the tree: each stands once, in the order of first use.

@@ -15,8 +15,9 @@ use crate::transport::enrol::EnrolRequest;
 const OWN: u64 = 5;
 const OTHER: u64 = 6;
 
-/// The columns: a voter, and a learner of each grant, one that is not known yet, one that was removed.
-fn peers() -> [Peer; 6] {
+/// The columns: a voter, and a learner of each grant, one that is not known yet, one that was removed,
+/// one that rejoined under another id.
+fn peers() -> [Peer; 7] {
     let peer = |standing, is_voter| Peer {
         node: NodeId(OWN),
         standing,
@@ -29,15 +30,17 @@ fn peers() -> [Peer; 6] {
         peer(Standing::Member(Grant::Reader), false),
         peer(Standing::Unheard, false),
         peer(Standing::Gone, false),
+        peer(Standing::Replaced, false),
     ]
 }
 
-//                            voter writer agent reader unheard gone
-const RAFT: [bool; 6] = [true, true, false, false, true, false];
-const MEMBER: [bool; 6] = [true, true, true, true, false, false];
-const WRITER: [bool; 6] = [true, true, false, false, false, false];
-const VOTER: [bool; 6] = [true, false, false, false, false, false];
-const NOBODY: [bool; 6] = [false; 6];
+//                            voter writer agent reader unheard gone replaced
+const RAFT: [bool; 7] = [true, true, false, false, true, false, false];
+const MEMBER: [bool; 7] = [true, true, true, true, false, false, false];
+const WRITER: [bool; 7] = [true, true, false, false, false, false, false];
+const VOTER: [bool; 7] = [true, false, false, false, false, false, false];
+const REJOIN: [bool; 7] = [true, true, true, true, false, false, true];
+const NOBODY: [bool; 7] = [false; 7];
 
 fn vote(node: u64) -> Vote {
     Vote {
@@ -104,7 +107,7 @@ fn token() -> JoinToken {
     }
 }
 
-fn requests() -> Vec<(Request<'static>, [bool; 6])> {
+fn requests() -> Vec<(Request<'static>, [bool; 7])> {
     let name = String::new;
     let change = Request::Change;
     let rejoin = ClusterChange::Rejoin {
@@ -130,7 +133,7 @@ fn requests() -> Vec<(Request<'static>, [bool; 6])> {
         (change(ClusterChange::TokenCreate(token())), WRITER),
         (change(ClusterChange::Promote { name: name() }), WRITER),
         (change(ClusterChange::Remove { name: name() }), WRITER),
-        (change(rejoin), MEMBER),
+        (change(rejoin), REJOIN),
         (Request::TakeAuthority(name()), VOTER),
         (Request::Overview, MEMBER),
     ]
@@ -273,7 +276,7 @@ fn tree_commands() -> Vec<Command> {
     ]
 }
 
-fn commands() -> Vec<(Command, [bool; 6])> {
+fn commands() -> Vec<(Command, [bool; 7])> {
     let member = Member {
         node: NodeId(OWN),
         name: String::new(),
@@ -334,8 +337,31 @@ fn commands() -> Vec<(Command, [bool; 6])> {
             NOBODY,
         ),
         (Command::RaiseLevel(Level::KNOWN), NOBODY),
+        (
+            Command::Admit {
+                token: [0; 32],
+                newcomer: newcomer(),
+            },
+            NOBODY,
+        ),
+        (
+            Command::Readmit {
+                node: NodeId(OWN),
+                newcomer: newcomer(),
+            },
+            NOBODY,
+        ),
     ];
     tree.chain(others).collect()
+}
+
+fn newcomer() -> Newcomer {
+    Newcomer {
+        name: String::new(),
+        address: String::new(),
+        age_public: String::new(),
+        key: [0; 32],
+    }
 }
 
 fn session_end(session: u64) -> Command {
@@ -345,7 +371,7 @@ fn session_end(session: u64) -> Command {
     }
 }
 
-const COMMAND_ROWS: usize = 24;
+const COMMAND_ROWS: usize = 26;
 
 fn command_row(command: &Command) -> usize {
     match command {
@@ -373,6 +399,8 @@ fn command_row(command: &Command) -> usize {
         Command::TokenUse { .. } => 21,
         Command::ClusterInit { .. } => 22,
         Command::RaiseLevel(_) => 23,
+        Command::Admit { .. } => 24,
+        Command::Readmit { .. } => 25,
     }
 }
 
@@ -381,7 +409,7 @@ fn owner(session: SessionId) -> Option<NodeId> {
     Some(NodeId(session.0))
 }
 
-fn allowed(entry: &Entry) -> [bool; 6] {
+fn allowed(entry: &Entry) -> [bool; 7] {
     peers().map(|peer| check_proposal(&peer, entry, owner).is_ok())
 }
 

@@ -322,6 +322,105 @@ fn a_handle_held_lock_ends_with_its_handle() {
     assert!(!world.state.locks().of(lock).unwrap().is_held_by(a.session));
 }
 
+fn newcomer(name: &str, key: u8) -> Newcomer {
+    Newcomer {
+        name: name.into(),
+        address: "10.0.0.1:1".into(),
+        age_public: format!("age1{key}"),
+        key: [key; 32],
+    }
+}
+
+fn with_tokens(digests: &[u8]) -> World {
+    let mut world = World::new();
+    for digest in digests {
+        let token = JoinToken {
+            digest: [*digest; 32],
+            grant: Grant::Agent,
+            expires: WallTime {
+                secs: i64::MAX,
+                nanos: 0,
+            },
+            name: None,
+        };
+        world.leader(Command::TokenCreate(token)).unwrap();
+    }
+    world
+}
+
+fn member(outcome: Outcome) -> NodeId {
+    match outcome {
+        Ok(Done::Member(node)) => node,
+        other => panic!("a member is let in: {other:?}"),
+    }
+}
+
+#[test]
+fn a_join_that_is_asked_again_gives_the_same_id_and_only_to_the_same_key() {
+    let mut world = with_tokens(&[1]);
+    let admit = |name, key| Command::Admit {
+        token: [1; 32],
+        newcomer: newcomer(name, key),
+    };
+    let node = member(world.leader(admit("n2", 7)));
+    assert_eq!(node.0, world.state.applied().0);
+    assert_eq!(member(world.leader(admit("n2", 7))), node);
+    assert_eq!(world.leader(admit("n3", 7)), Err(FsError::AlreadyExists));
+    assert_eq!(world.leader(admit("n2", 8)), Err(FsError::TokenInvalid));
+    assert_eq!(world.state.member(node).unwrap().grant, Grant::Agent);
+    world.leader(Command::MemberRemove { node }).unwrap();
+    assert_eq!(world.leader(admit("n2", 7)), Err(FsError::TokenInvalid));
+}
+
+#[test]
+fn a_member_that_lost_its_state_gets_one_new_id_however_often_it_asks() {
+    let mut world = with_tokens(&[1]);
+    let token = [1; 32];
+    let old = member(world.leader(Command::Admit {
+        token,
+        newcomer: newcomer("n2", 7),
+    }));
+    let holder = world.join(old.0);
+    let lock = made(world.run(holder, file(LK, "job", true, None)));
+    let readmit = |name, key| Command::Readmit {
+        node: old,
+        newcomer: newcomer(name, key),
+    };
+    assert_eq!(world.leader(readmit("n3", 8)), Err(FsError::Invalid));
+    assert_eq!(
+        world.leader(readmit("n2", 7)),
+        Err(FsError::Invalid),
+        "its old key"
+    );
+    let new = member(world.leader(readmit("n2", 8)));
+    assert_eq!(member(world.leader(readmit("n2", 8))), new);
+    // Whoever has the old certificate and another key cannot take the new id away.
+    assert_eq!(world.leader(readmit("n2", 9)), Err(FsError::AlreadyExists));
+    assert!(world.state.member(old).is_none());
+    assert_eq!(world.state.member(new).unwrap().grant, Grant::Agent);
+    let ended = world.state.locks().of(lock).unwrap().ended_until;
+    assert!(ended.is_some(), "its session has ended");
+    let image = world.state.image();
+    assert_eq!(StateMachine::from_image(&image).unwrap(), world.state);
+}
+
+/// A cluster that never used what is new keeps the format that its other members read.
+#[test]
+fn a_state_without_enrolments_has_the_earlier_format() {
+    let mut world = with_tokens(&[1]);
+    assert_eq!(world.state.image().manifest[0], 2);
+    let admit = Command::Admit {
+        token: [1; 32],
+        newcomer: newcomer("n2", 7),
+    };
+    let node = member(world.leader(admit));
+    assert_eq!(world.state.image().manifest[0], 3);
+    world.leader(Command::MemberRemove { node }).unwrap();
+    let image = world.state.image();
+    assert_eq!(image.manifest[0], 2);
+    assert_eq!(StateMachine::from_image(&image).unwrap(), world.state);
+}
+
 /// Locks keep nodes apart that are confined to a part of the tree; the notice of a close goes where the grant goes.
 #[test]
 fn a_lock_is_broken_and_a_close_announced_only_by_a_node_whose_grant_covers_it() {

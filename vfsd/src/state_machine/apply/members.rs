@@ -1,7 +1,7 @@
 //! Who is a member, and the tokens that let new ones in. Raft's own membership is openraft's.
 
 use super::Step;
-use crate::state_machine::command::{JoinToken, Member};
+use crate::state_machine::command::{Enrolment, Grant, JoinToken, Member, Newcomer};
 use crate::state_machine::ids::NodeId;
 use crate::state_machine::level::Level;
 use crate::state_machine::outcome::{Done, FsError, Outcome};
@@ -43,6 +43,7 @@ impl Step<'_> {
 
     pub(super) fn member_remove(&mut self, node: NodeId) -> Outcome {
         self.state.members.remove(&node).ok_or(FsError::NotFound)?;
+        self.state.enrolments.remove(&node);
         let sessions: Vec<_> = self
             .state
             .sessions()
@@ -77,20 +78,84 @@ impl Step<'_> {
         address: &str,
         age_public: &str,
     ) -> Outcome {
+        let grant = self.take_token(digest, name)?;
+        self.member_put(&Member {
+            node: NodeId(self.index.0),
+            name: name.to_owned(),
+            address: address.to_owned(),
+            grant,
+            age_public: age_public.to_owned(),
+        })
+    }
+
+    pub(super) fn admit(&mut self, token: &[u8; 32], newcomer: &Newcomer) -> Outcome {
+        if let Some(known) = self.state.enrolment_of_key(&newcomer.key) {
+            return self.same_again(known.node, newcomer);
+        }
+        let grant = self.take_token(token, &newcomer.name)?;
+        self.let_in(newcomer, grant, None)
+    }
+
+    pub(super) fn readmit(&mut self, node: NodeId, newcomer: &Newcomer) -> Outcome {
+        if let Some(known) = self.state.enrolment_after(node) {
+            let is_same = known.key == newcomer.key;
+            return if is_same {
+                self.same_again(known.node, newcomer)
+            } else {
+                Err(FsError::AlreadyExists)
+            };
+        }
+        let member = self.state.member(node).ok_or(FsError::NotFound)?;
+        if member.name != newcomer.name || self.state.enrolment_of_key(&newcomer.key).is_some() {
+            return Err(FsError::Invalid);
+        }
+        let grant = member.grant;
+        self.member_remove(node)?;
+        self.let_in(newcomer, grant, Some(node))
+    }
+
+    /// The grant of a token that is valid for `name`; the token is used up.
+    fn take_token(&mut self, digest: &[u8; 32], name: &str) -> Result<Grant, FsError> {
         let token = self.state.tokens.get(digest).ok_or(FsError::TokenInvalid)?;
         if token.expires <= self.entry.stamp.wall
             || token.name.as_deref().is_some_and(|fixed| fixed != name)
         {
             return Err(FsError::TokenInvalid);
         }
-        let member = Member {
-            node: NodeId(self.index.0),
-            name: name.to_owned(),
-            address: address.to_owned(),
-            grant: token.grant,
-            age_public: age_public.to_owned(),
-        };
+        let grant = token.grant;
         self.state.tokens.remove(digest);
-        self.member_put(&member)
+        Ok(grant)
+    }
+
+    fn let_in(&mut self, newcomer: &Newcomer, grant: Grant, replaces: Option<NodeId>) -> Outcome {
+        let node = NodeId(self.index.0);
+        let done = self.member_put(&Member {
+            node,
+            name: newcomer.name.clone(),
+            address: newcomer.address.clone(),
+            grant,
+            age_public: newcomer.age_public.clone(),
+        })?;
+        let enrolment = Enrolment {
+            node,
+            key: newcomer.key,
+            replaces,
+        };
+        self.state.enrolments.insert(node, enrolment);
+        Ok(done)
+    }
+
+    /// The answer to a request that was fulfilled before; with the same key for anything else it is refused.
+    fn same_again(&self, node: NodeId, newcomer: &Newcomer) -> Outcome {
+        let is_same = self.state.member(node).is_some_and(|member| {
+            member.name == newcomer.name
+                && member.address == newcomer.address
+                && member.age_public == newcomer.age_public
+        });
+        if is_same {
+            Ok(Done::Member(node))
+        } else {
+            Err(FsError::AlreadyExists)
+        }
     }
 }
