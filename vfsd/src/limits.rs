@@ -148,6 +148,8 @@ pub const LEASE_CHECK_EVERY: Duration = Duration::from_millis(100);
 pub const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Entries that a learner may lack when it becomes a voter: one replication request brings them.
 pub const PROMOTE_BEHIND_MAX: u64 = 100;
+/// How long a change of the members waits for the one before it.
+pub const CHANGE_TURN_MAX: Duration = WRITE_TIMEOUT;
 /// Longest change of the membership, replication to a new voter included.
 pub const MEMBER_CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -172,8 +174,6 @@ pub const RENEW_CONFIRMED_MAX: Duration = Duration::from_secs(1);
 pub const SUSPEND_MIN: Duration = Duration::from_millis(100);
 /// Pause before opening or renewing a session is tried again.
 pub const SESSION_RETRY_EVERY: Duration = Duration::from_millis(250);
-/// Life of the token that a leader makes for a member that lost its state: it is used within the same request.
-pub const REJOIN_TOKEN_SECS: i64 = 60;
 
 /// Events that wait to be raised in this kernel; past it, directories are announced as a whole. One event takes about
 /// half a millisecond, so a full queue is some seconds old.

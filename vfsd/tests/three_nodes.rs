@@ -9,11 +9,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use rustls_pki_types::CertificateDer;
 use tokio::runtime::Runtime;
 use vfsd::cli::setup::{self, NewMember};
 use vfsd::config::NodeConfig;
 use vfsd::consensus::core::AskError;
 use vfsd::consensus::node::Node;
+use vfsd::consensus::peers::{Peers, Purpose};
 use vfsd::consensus::wire::{Append, Ballot, ClusterChange, Reply, Request};
 use vfsd::daemon::node_settings;
 use vfsd::fs::proposer::{ChangeSink, Proposal, ProposeError};
@@ -27,7 +29,9 @@ use vfsd::state_machine::log_time::WallTime;
 use vfsd::state_machine::outcome::{Applied, FsError};
 use vfsd::storage::data_dir::DataDir;
 use vfsd::storage::record::Vote;
+use vfsd::transport::enrol::{self, EnrolError, EnrolRequest, Enrolled};
 use vfsd::transport::identity;
+use vfsd::transport::tls::TlsSettings;
 use vfsd::transport::token::Token;
 
 const SEGMENT: u64 = 22 * 1024 * 1024;
@@ -603,6 +607,166 @@ fn a_restart_within_the_ttl_resumes_the_session() {
         members[restarted].node().proposer().session()
     });
     assert_eq!(resumed, session);
+}
+
+/// What a node called `name` asks that joins with `token`, and the key that it asks for.
+fn enrol_request(token: &Token, member: &Member) -> EnrolRequest {
+    EnrolRequest {
+        secret: token.secret,
+        expires_secs: token.expires_secs,
+        name: member.name.into(),
+        address: member.listen.clone(),
+        age_public: format!("age1{}", member.name),
+        signing_request: identity::KeyRequest::generate().unwrap().request,
+    }
+}
+
+fn enrol(peer: &Member, token: &Token, request: &EnrolRequest) -> Result<Enrolled, EnrolError> {
+    peer.block_on(enrol::enrol(&peer.listen, token.ca_digest, request))
+}
+
+/// Only whether the answer comes is unknown to a node that joins: it asks again, perhaps another member.
+#[test]
+fn a_join_that_is_asked_again_is_the_same_join() {
+    let members = three();
+    let (joining, other) = (Member::new("n4"), Member::new("n5"));
+    let token = members[0].token(3_600);
+    let request = enrol_request(&token, &joining);
+    let first = enrol(&members[1], &token, &request).unwrap();
+    let again = enrol(&members[2], &token, &request).unwrap();
+    assert_eq!(again.node, first.node);
+    let certificate = CertificateDer::from(again.certificate);
+    assert_eq!(identity::node_of(&certificate).unwrap(), first.node);
+    let foreign = enrol(&members[2], &token, &enrol_request(&token, &other)).unwrap_err();
+    assert!(
+        foreign
+            .to_string()
+            .starts_with("the join token was used already"),
+        "{foreign}"
+    );
+}
+
+#[test]
+fn a_join_that_cannot_be_fulfilled_uses_up_no_token() {
+    let members = three();
+    let joining = Member::new("n4");
+    let token = members[0].token(3_600);
+    let broken = EnrolRequest {
+        signing_request: b"nonsense".to_vec(),
+        ..enrol_request(&token, &joining)
+    };
+    let refused = enrol(&members[1], &token, &broken).unwrap_err().to_string();
+    assert!(refused.contains("signing request"), "{refused}");
+    let state = members[0].node().core().state();
+    assert!(state.members().all(|member| member.name != "n4"));
+    joining.join(&members[1], &token).unwrap();
+}
+
+/// Each looks at how many voters there are before it makes one more.
+#[test]
+fn two_promotions_at_once_are_made_one_after_the_other() {
+    let mut first = Member::new("n1");
+    setup::found_cluster(&first.as_new(), "test").unwrap();
+    first.start();
+    wait_until("n1 to lead", || first.is_leader());
+    let mut learners = ["n2", "n3"].map(Member::new);
+    for learner in &mut learners {
+        learner.join(&first, &first.token(3_600)).unwrap();
+        learner.start();
+    }
+    let core = first.node().core();
+    let promote = |name: &str| {
+        let change = ClusterChange::Promote { name: name.into() };
+        core.ask_leader_until(LONG, move || Request::Change(change.clone()))
+    };
+    let (two, three) = first.block_on(async { tokio::join!(promote("n2"), promote("n3")) });
+    for promoted in [two, three] {
+        assert!(
+            matches!(promoted, Ok(Reply::Changed(Ok(_)))),
+            "{promoted:?}"
+        );
+    }
+    assert_eq!(core.metrics().membership_config.voter_ids().count(), 3);
+}
+
+/// The node asks by its old certificate until it has an answer; the first one may have been lost.
+#[test]
+fn a_rejoin_that_is_asked_again_gives_the_same_new_id() {
+    let mut members = three();
+    let lost = members
+        .iter()
+        .position(|member| !member.is_leader())
+        .unwrap();
+    let old = members[lost].node().core().id;
+    members[lost].stop();
+    let change = ClusterChange::Rejoin {
+        address: members[lost].listen.clone(),
+        age_public: "age1new".into(),
+        signing_request: identity::KeyRequest::generate().unwrap().request,
+    };
+    let identity = setup::load_identity(&members[lost].data().join("tls")).unwrap();
+    let tls = TlsSettings::new(&identity).unwrap();
+    let ask = |member: &Member, change: &ClusterChange| {
+        // A connection of its own for each request: none of them sees the end of another.
+        let peers = Peers::new(Arc::clone(&tls.client));
+        let node = member.node().core().id;
+        let channel = peers.channel(node, &member.listen, Purpose::Control);
+        let request = Request::Change(change.clone()).encode();
+        let answer = member.block_on(channel.call(request, LONG));
+        Reply::decode(&answer.unwrap()).unwrap()
+    };
+    let rejoin = |change: &ClusterChange| {
+        wait_for("the leader to answer", || {
+            let running = members.iter().filter(|member| member.running.is_some());
+            running
+                .map(|member| ask(member, change))
+                .find_map(|reply| match reply {
+                    Reply::Enrolled(reply) => Some(reply),
+                    _ => None,
+                })
+        })
+    };
+    let first = rejoin(&change).unwrap();
+    let again = rejoin(&change).unwrap();
+    assert!(first.node > old && again.node == first.node);
+    // The old certificate is good for nothing else.
+    let other = ClusterChange::Rejoin {
+        address: members[lost].listen.clone(),
+        age_public: "age1new".into(),
+        signing_request: identity::KeyRequest::generate().unwrap().request,
+    };
+    assert!(rejoin(&other).unwrap_err().message.contains("another key"));
+}
+
+/// A connection breaks when its node is killed, or after a second of silence. What was begun goes on.
+#[test]
+fn a_change_goes_on_when_nobody_waits_for_it_any_more() {
+    let mut members = three();
+    let mut learner = Member::new("n4");
+    learner.join(&members[0], &members[0].token(3_600)).unwrap();
+    learner.start();
+    let leader = leader_of(&members);
+    let asking = (leader + 1) % 3;
+    let (node, address) = (
+        members[leader].node().core().id,
+        members[leader].listen.clone(),
+    );
+    // Another change is under way, so this one waits for its turn.
+    let changing = Arc::clone(&members[leader].node().core().changing);
+    let turn = members[leader].block_on(changing.lock());
+    let begun = members[asking].block_on(async {
+        let promote = ClusterChange::Promote { name: "n4".into() };
+        let core = members[asking].node().core();
+        let asked = core.ask(node, &address, Request::Change(promote), LONG);
+        tokio::time::timeout(Duration::from_millis(500), asked).await
+    });
+    assert!(begun.is_err(), "{begun:?}");
+    members[asking].crash();
+    drop(turn);
+    wait_until("n4 to be a voter", || {
+        let core = members[leader].node().core();
+        core.is_voter(learner.node().core().id)
+    });
 }
 
 /// Root on a node that may change nothing in the tree may not change the cluster either, by whatever message.

@@ -26,7 +26,7 @@ use super::snapshot_store::SnapshotStore;
 use super::stamp_clock::StampClock;
 use super::types::{EntryBytes, Raft, TypeConfig};
 use super::wire::{Reply, Request};
-use crate::limits::{ENTRY_BYTES_MAX, LEADER_RETRY_EVERY};
+use crate::limits::{ENTRY_BYTES_MAX, LEADER_RETRY_EVERY, WRITE_TIMEOUT};
 use crate::state_machine::StateMachine;
 use crate::state_machine::command::{Author, Command, Entry, Grant};
 use crate::state_machine::ids::{LogIndex, NodeId};
@@ -66,6 +66,8 @@ pub struct Core {
     pub abandoned: tokio::sync::Notify,
     /// The cluster's authority, on voters.
     pub authority: Authority,
+    /// Held while this node, as leader, changes the members.
+    pub changing: Arc<tokio::sync::Mutex<()>>,
     /// Cancelled when the node stops.
     pub stopping: CancellationToken,
 }
@@ -79,6 +81,9 @@ pub enum WriteError {
     /// The entry has more bytes than the log takes.
     #[error("an entry of {0} bytes is longer than {ENTRY_BYTES_MAX}")]
     TooLong(usize),
+    /// No majority has it yet; it may still come.
+    #[error("no majority has confirmed it within {} ms", .0.as_millis())]
+    TimedOut(Duration),
     /// Raft has stopped.
     #[error("Raft has stopped: {0}")]
     Stopped(String),
@@ -144,14 +149,15 @@ impl Core {
         membership.get_node(&node).map(|node| node.addr.clone())
     }
 
-    /// Stamps an entry, writes it, and waits until it is applied here.
+    /// Stamps an entry, writes it, and waits until it is applied here, at most `WRITE_TIMEOUT`.
     ///
     /// # Errors
     /// [`WriteError`].
     pub async fn write(&self, entry: Entry) -> Result<(LogIndex, Option<Outcome>), WriteError> {
         let term = self.raft.metrics().borrow_watched().current_term;
         let bytes = self.stamped(term, entry)?;
-        match self.raft.client_write(bytes).await {
+        let written = tokio::time::timeout(WRITE_TIMEOUT, self.raft.client_write(bytes)).await;
+        match written.map_err(|_| WriteError::TimedOut(WRITE_TIMEOUT))? {
             Ok(written) => Ok((LogIndex(written.log_id.index), written.data.0)),
             Err(RaftError::APIError(error)) => Err(not_leader(&error)),
             Err(RaftError::Fatal(fatal)) => Err(WriteError::Stopped(fatal.to_string())),
@@ -193,7 +199,9 @@ impl Core {
             .with_leader(term)
             .responder(responder);
         sent.await.map_err(|_| stopped())?;
-        match written.await.map_err(|_| stopped())? {
+        let written = tokio::time::timeout(WRITE_TIMEOUT, written).await;
+        let written = written.map_err(|_| WriteError::TimedOut(WRITE_TIMEOUT))?;
+        match written.map_err(|_| stopped())? {
             Ok(_) => Ok(()),
             Err(error) => Err(not_leader(&error)),
         }
@@ -238,8 +246,14 @@ impl Core {
     ) -> Result<Reply, AskError> {
         let leader = (*self.leader.borrow()).ok_or(AskError::NoLeader)?;
         let reply = if leader == self.id {
-            request_handler::answer_own(self, request)
-                .await
+            let answer = request_handler::answer_own(self, request);
+            let answer = tokio::time::timeout(timeout, answer).await;
+            let late = format!(
+                "this node leads and has no answer within {} ms",
+                timeout.as_millis()
+            );
+            answer
+                .map_err(|_| AskError::NotReady(late))?
                 .map_err(AskError::Refused)?
         } else {
             let address = self.address_of(leader).ok_or(AskError::NoLeader)?;

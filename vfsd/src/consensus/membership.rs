@@ -1,277 +1,89 @@
-//! Changes of the cluster, made by the leader: joining, promotion, removal, a node that lost its state.
+//! Changes of the cluster, made by the leader: tokens, joining, promotion, removal, a node that lost its state.
 //!
-//! Invariants: an id is the index of the log entry that gave it out, so it is never used again; a token is used up in
-//! the log before a certificate is signed; a voter has the authority's key before it has a vote.
+//! Invariants: a change goes on to its end whether or not its asker waits for it; a voter has the authority's key
+//! before it has a vote. Not here: how a node is let in (`enrolment.rs`).
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::sync::Arc;
 
 use openraft::ChangeMembers;
-use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
-use openraft::impls::BasicNode;
 
-use super::core::{AskError, Core, WriteError};
-use super::quorum::QuorumState;
-use super::types::TypeConfig;
+use super::change_steps::{Stop, change_raft, leave_raft, not_yet, refuse, turn};
+use super::core::{AskError, Core};
+use super::enrolment;
 use super::wire::{ChangeRefusal, ClusterChange, Reply, Request};
 use crate::clock;
 use crate::limits::{
-    LEADER_RETRY_EVERY, LEARNERS_MAX, MEMBER_CHANGE_TIMEOUT, PROMOTE_BEHIND_MAX,
-    QUORUM_SILENCE_MAX, REJOIN_TOKEN_SECS, VOTERS_MAX, WRITE_TIMEOUT,
+    LEADER_RETRY_EVERY, MEMBER_CHANGE_TIMEOUT, PROMOTE_BEHIND_MAX, VOTERS_MAX, WRITE_TIMEOUT,
 };
 use crate::state_machine::command::{Command, Grant, JoinToken, Member};
-use crate::state_machine::ids::NodeId;
 use crate::state_machine::log_time::WallTime;
-use crate::state_machine::outcome::{Done, FsError};
+use crate::state_machine::outcome::FsError;
 use crate::transport::enrol::{EnrolRefusal, EnrolReply, EnrolRequest, Enrolled};
 use crate::transport::identity;
-use crate::transport::token::{self, Token};
-
-/// Why a change stops half way; it can be asked for again.
-enum Stop {
-    NotLeader,
-    Refused(ChangeRefusal),
-}
-
-impl From<WriteError> for Stop {
-    fn from(error: WriteError) -> Self {
-        match error {
-            WriteError::NotLeader(_) => Self::NotLeader,
-            WriteError::TooLong(_) => refuse(error.to_string(), "use shorter names"),
-            WriteError::Stopped(reason) => refuse(reason, "restart vfsd on the leader"),
-        }
-    }
-}
-
-fn refuse(message: impl Into<String>, hint: impl Into<String>) -> Stop {
-    Stop::Refused(ChangeRefusal {
-        message: message.into(),
-        hint: hint.into(),
-    })
-}
+use crate::transport::token::Token;
 
 /// Changes the cluster as member `node` asks.
 ///
 /// # Errors
-/// Never; refusals are in the reply.
+/// If this node is stopping; refusals are in the reply.
 pub async fn change(core: &Arc<Core>, node: u64, change: ClusterChange) -> Result<Reply, String> {
     if core.leading_term().is_none() {
         return Ok(Reply::NotLeader(None));
     }
     tracing::info!(node, %change, "asked to change the cluster");
-    let changed = match change {
-        ClusterChange::TokenCreate(token) => create_token(core, token).await,
-        ClusterChange::Promote { name } => promote(core, &name).await,
-        ClusterChange::Remove { name } => remove(core, &name).await,
-        ClusterChange::Rejoin {
-            address,
-            age_public,
-            signing_request,
-        } => {
-            let rejoined = rejoin(core, node, address, age_public, signing_request).await;
-            return Ok(enrol_reply(rejoined));
+    let core = Arc::clone(core);
+    to_its_end(async move {
+        let changed = match change {
+            ClusterChange::TokenCreate(token) => create_token(&core, token).await,
+            ClusterChange::Promote { name } => promote(&core, &name).await,
+            ClusterChange::Remove { name } => remove(&core, &name).await,
+            ClusterChange::Rejoin {
+                address,
+                age_public,
+                signing_request,
+            } => {
+                let asked = enrolment::rejoin(&core, node, address, age_public, signing_request);
+                return enrol_reply(asked.await);
+            }
+        };
+        match changed {
+            Ok(done) => Reply::Changed(Ok(done)),
+            Err(Stop::NotLeader) => Reply::NotLeader(None),
+            Err(Stop::Refused(refusal) | Stop::NotYet(refusal)) => Reply::Changed(Err(refusal)),
         }
-    };
-    Ok(match changed {
-        Ok(done) => Reply::Changed(Ok(done)),
-        Err(Stop::NotLeader) => Reply::NotLeader(None),
-        Err(Stop::Refused(refusal)) => Reply::Changed(Err(refusal)),
     })
+    .await
 }
 
 /// Lets a node in.
 ///
 /// # Errors
-/// Never; refusals are in the reply.
+/// If this node is stopping; refusals are in the reply.
 pub async fn enrol(core: &Arc<Core>, request: EnrolRequest) -> Result<Reply, String> {
     if core.leading_term().is_none() {
         return Ok(Reply::NotLeader(None));
     }
-    Ok(enrol_reply(admit(core, request).await))
+    let core = Arc::clone(core);
+    to_its_end(async move { enrol_reply(enrolment::admit(&core, request).await) }).await
+}
+
+/// Runs `change` as a task of its own: the connection of its asker may break in the middle of it.
+async fn to_its_end(change: impl Future<Output = Reply> + Send + 'static) -> Result<Reply, String> {
+    let ended = tokio::spawn(change).await;
+    ended.map_err(|error| format!("the change was not made: {error}"))
 }
 
 fn enrol_reply(result: Result<Enrolled, Stop>) -> Reply {
     let reply: EnrolReply = match result {
         Ok(enrolled) => Ok(enrolled),
         Err(Stop::NotLeader) => return Reply::NotLeader(None),
+        // Whoever joins waits for a while by itself.
+        Err(Stop::NotYet(ChangeRefusal { message, .. })) => return Reply::NotReady(message),
         Err(Stop::Refused(ChangeRefusal { message, hint })) => Err(EnrolRefusal { message, hint }),
     };
     Reply::Enrolled(reply)
-}
-
-async fn admit(core: &Arc<Core>, request: EnrolRequest) -> Result<Enrolled, Stop> {
-    check_name(&request.name)?;
-    check_address(&request.address)?;
-    let digest = token::digest_of(&request.secret);
-    check_token(core, &digest, &request)?;
-    if let Some(taken) = core
-        .state()
-        .members()
-        .find(|member| member.name == request.name)
-    {
-        let (name, node) = (&taken.name, taken.node);
-        return Err(refuse(
-            format!("there is a member {name} already (node {node})"),
-            format!("take another --node, or remove the old one first: vfsd member remove {name}"),
-        ));
-    }
-    let learners = core
-        .metrics()
-        .membership_config
-        .membership()
-        .learner_ids()
-        .count();
-    if learners >= LEARNERS_MAX {
-        return Err(refuse(
-            format!("the cluster has {learners} learners, the most that it serves"),
-            "remove one first: vfsd member remove NAME",
-        ));
-    }
-    let command = Command::TokenUse {
-        digest,
-        name: request.name.clone(),
-        address: request.address.clone(),
-        age_public: request.age_public.clone(),
-    };
-    let (_, outcome) = core.write_own(command).await?;
-    match outcome {
-        Some(Ok(Done::Member(node))) => {
-            welcome(core, node.0, &request.address, &request.signing_request).await
-        }
-        Some(Err(FsError::AlreadyExists)) => {
-            let name = &request.name;
-            Err(refuse(
-                format!("a member {name} joined a moment ago"),
-                "take another --node",
-            ))
-        }
-        // It was valid a moment ago: another node was faster.
-        other => {
-            tracing::warn!(?other, "a join token could not be used");
-            Err(used_token())
-        }
-    }
-}
-
-fn used_token() -> Stop {
-    refuse(
-        "the join token was used already, or this cluster never made it",
-        "make a new one on any member: vfsd token create",
-    )
-}
-
-fn check_token(core: &Core, digest: &[u8; 32], request: &EnrolRequest) -> Result<(), Stop> {
-    let state = core.state();
-    let known = state.token(digest);
-    let now = clock::wall().secs;
-    let expires = known.map_or(request.expires_secs, |token| token.expires.secs);
-    if expires <= now {
-        let minutes = (now - expires) / 60;
-        return Err(refuse(
-            format!("the join token expired {minutes} min ago"),
-            "make a new one on any member: vfsd token create",
-        ));
-    }
-    let Some(token) = known else {
-        return Err(used_token());
-    };
-    match &token.name {
-        Some(name) if *name != request.name => Err(refuse(
-            format!(
-                "the join token is for a node named {name}, not {}",
-                request.name
-            ),
-            format!("join with --node {name}, or make another token"),
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// Names appear in paths, certificates and commands.
-fn check_name(name: &str) -> Result<(), Stop> {
-    if is_valid_name(name) {
-        return Ok(());
-    }
-    Err(refuse(
-        format!("{name:?} cannot be a node's name"),
-        NAME_HINT,
-    ))
-}
-
-/// What a node may be called, for people.
-pub const NAME_HINT: &str =
-    "use 1 to 63 letters, digits, - and _, beginning with a letter or digit";
-
-/// Whether a node may be called `name`.
-pub fn is_valid_name(name: &str) -> bool {
-    let is_inner = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    (1..=63).contains(&name.len())
-        && name.chars().all(is_inner)
-        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-}
-
-fn check_address(address: &str) -> Result<(), Stop> {
-    match address.parse::<std::net::SocketAddr>() {
-        Ok(parsed) if !parsed.ip().is_unspecified() && parsed.port() != 0 => Ok(()),
-        _ => Err(refuse(
-            format!("{address:?} is no address that the other members can reach"),
-            "use --listen IP:PORT with the address of this machine",
-        )),
-    }
-}
-
-/// Signs the new node's certificate and begins to send it the log.
-async fn welcome(
-    core: &Arc<Core>,
-    node: u64,
-    address: &str,
-    signing_request: &[u8],
-) -> Result<Enrolled, Stop> {
-    let certificate = core
-        .authority
-        .sign(signing_request, node)
-        .map_err(|error| {
-            refuse(
-                format!("cannot sign the node's certificate: {error:#}"),
-                "remove the node and join it again",
-            )
-        })?;
-    let added = core
-        .raft
-        .add_learner(node, BasicNode::new(address), false)
-        .await;
-    raft_changed(added.map(drop))?;
-    let metrics = core.metrics();
-    let members = metrics.membership_config.membership().nodes();
-    Ok(Enrolled {
-        node,
-        cluster: core.state().cluster().to_owned(),
-        certificate: certificate.to_vec(),
-        ca: core.authority.certificate().to_vec(),
-        members: members.map(|(id, node)| (*id, node.addr.clone())).collect(),
-    })
-}
-
-fn raft_changed(
-    changed: Result<(), RaftError<TypeConfig, ClientWriteError<TypeConfig>>>,
-) -> Result<(), Stop> {
-    match changed {
-        Ok(()) => Ok(()),
-        Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
-            error @ ChangeMembershipError::InProgress(_),
-        ))) => Err(refuse(
-            format!("another change of the members is under way: {error}"),
-            "try again in a moment",
-        )),
-        Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => Err(refuse(
-            format!("the members cannot be changed: {error}"),
-            "see: vfsd status",
-        )),
-        Err(RaftError::APIError(_)) => Err(Stop::NotLeader),
-        Err(RaftError::Fatal(fatal)) => {
-            Err(refuse(fatal.to_string(), "restart vfsd on the leader"))
-        }
-    }
 }
 
 impl Core {
@@ -298,7 +110,8 @@ impl Core {
 
 async fn create_token(core: &Core, token: JoinToken) -> Result<String, Stop> {
     match core.write_own(Command::TokenCreate(token)).await?.1 {
-        Some(Ok(_)) => Ok("the token was made".into()),
+        // Its digest is that of a random secret: it was made when this was asked before.
+        Some(Ok(_) | Err(FsError::AlreadyExists)) => Ok("the token was made".into()),
         other => Err(refuse(
             format!("the token was not made: {other:?}"),
             "try again",
@@ -319,6 +132,7 @@ fn member_named(core: &Core, name: &str) -> Result<Member, Stop> {
 }
 
 async fn promote(core: &Arc<Core>, name: &str) -> Result<String, Stop> {
+    let _turn = turn(core).await?;
     let member = member_named(core, name)?;
     let node = member.node.0;
     let voters: BTreeSet<u64> = core.metrics().membership_config.voter_ids().collect();
@@ -417,7 +231,7 @@ async fn wait_caught_up(core: &Core, name: &str, node: u64) -> Result<(), Stop> 
             None => return Err(Stop::NotLeader),
             Some(behind) if behind <= PROMOTE_BEHIND_MAX => return Ok(()),
             Some(behind) if tokio::time::Instant::now() > deadline => {
-                return Err(refuse(
+                return Err(not_yet(
                     format!(
                         "{name} still lacks {behind} entries; as a voter it would hold up every write"
                     ),
@@ -438,46 +252,12 @@ pub fn tolerance(voters: usize) -> String {
     }
 }
 
-async fn change_raft(core: &Core, members: ChangeMembers<u64, BasicNode>) -> Result<(), Stop> {
-    let changed = core.raft.change_membership(members, false);
-    match tokio::time::timeout(MEMBER_CHANGE_TIMEOUT, changed).await {
-        Ok(changed) => raft_changed(changed.map(drop)),
-        Err(_) => Err(refuse(
-            format!(
-                "the change was not confirmed within {} s",
-                MEMBER_CHANGE_TIMEOUT.as_secs()
-            ),
-            "it may still come; see: vfsd status",
-        )),
-    }
-}
-
 async fn remove(core: &Arc<Core>, name: &str) -> Result<String, Stop> {
+    let _turn = turn(core).await?;
     let member = member_named(core, name)?;
-    let node = member.node.0;
-    let metrics = core.metrics();
-    let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
-    if voters.contains(&node) {
-        check_rest(core, name, node, &voters).await?;
-        if node == core.id {
-            // The one that takes over will be asked again and remove this node.
-            core.hand_over().await;
-            return Err(Stop::NotLeader);
-        }
-        change_raft(core, ChangeMembers::RemoveVoters(BTreeSet::from([node]))).await?;
-    } else if metrics
-        .membership_config
-        .membership()
-        .get_node(&node)
-        .is_some()
-    {
-        change_raft(core, ChangeMembers::RemoveNodes(BTreeSet::from([node]))).await?;
-    }
-    match core
-        .write_own(Command::MemberRemove { node: member.node })
-        .await?
-        .1
-    {
+    let node = member.node;
+    leave_raft(core, &member).await?;
+    match core.write_own(Command::MemberRemove { node }).await?.1 {
         Some(Ok(_) | Err(FsError::NotFound)) => {
             Ok(format!("{name} (node {node}) is removed for good"))
         }
@@ -488,94 +268,9 @@ async fn remove(core: &Arc<Core>, name: &str) -> Result<String, Stop> {
     }
 }
 
-/// What is left must be able to go on without the removed voter. A leader that was elected a moment ago has not heard
-/// of everyone yet, so a voter counts as away only after it was silent for as long as one that died would be.
-async fn check_rest(
-    core: &Core,
-    name: &str,
-    node: u64,
-    voters: &BTreeSet<u64>,
-) -> Result<(), Stop> {
-    let rest = voters.len() - 1;
-    if rest == 0 {
-        return Err(refuse(
-            format!("{name} is the only voter: without it there is no cluster"),
-            "promote another member first: vfsd member promote NAME",
-        ));
-    }
-    let answering = |quorum: &QuorumState| {
-        let answers = |voter: &&u64| **voter != node && !quorum.missing.contains(voter);
-        voters.iter().filter(answers).count()
-    };
-    let mut quorum = core.quorum.subscribe();
-    let enough = quorum.wait_for(|quorum| answering(quorum) > rest / 2);
-    if let Ok(Ok(_)) = tokio::time::timeout(QUORUM_SILENCE_MAX, enough).await {
-        return Ok(());
-    }
-    let answering = answering(&core.quorum.state());
-    Err(refuse(
-        format!(
-            "only {answering} of the other {rest} voters answer: without {name} there would be no majority"
-        ),
-        "start the missing voters first; see: vfsd status",
-    ))
-}
-
-/// Gives the member `node`, which lost its state, a new id as learner. Its certificate has proved who it is.
-async fn rejoin(
-    core: &Arc<Core>,
-    node: u64,
-    address: String,
-    age_public: String,
-    signing_request: Vec<u8>,
-) -> Result<Enrolled, Stop> {
-    let state = core.state();
-    let member = state.member(NodeId(node)).cloned().ok_or_else(|| {
-        refuse(
-            format!("node {node} is not a member any more"),
-            "join it anew with a token: vfsd token create, then vfsd join",
-        )
-    })?;
-    check_address(&address)?;
-    remove(core, &member.name).await?;
-    // A token of the leader's own, so that the id comes from a log index as for every other node.
-    let secret: [u8; 16] = rand::random();
-    let expires_secs = clock::wall().secs + REJOIN_TOKEN_SECS;
-    let expires = WallTime {
-        secs: expires_secs,
-        nanos: 0,
-    };
-    let token = JoinToken {
-        digest: token::digest_of(&secret),
-        grant: member.grant,
-        expires,
-        name: Some(member.name.clone()),
-    };
-    create_token(core, token).await?;
-    let request = EnrolRequest {
-        secret,
-        expires_secs,
-        name: member.name,
-        address,
-        age_public,
-        signing_request,
-    };
-    admit(core, request).await
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_that_would_hurt_in_a_path_are_refused() {
-        assert!(["n1", "db-3", "A_b"].into_iter().all(is_valid_name));
-        assert!(
-            ["", "-x", "a/b", "..", "ä", "a b", &"x".repeat(64)]
-                .into_iter()
-                .all(|name| !is_valid_name(name))
-        );
-    }
 
     #[test]
     fn the_tolerance_is_that_of_a_majority() {

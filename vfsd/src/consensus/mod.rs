@@ -5,8 +5,10 @@
 pub mod authority;
 pub mod barrier;
 pub mod blob_store;
+mod change_steps;
 pub mod confirmation;
 pub mod core;
+pub mod enrolment;
 pub mod entry_format;
 #[cfg(test)]
 mod images_test;
@@ -16,6 +18,7 @@ pub mod lease_table;
 pub mod log_compaction;
 pub mod membership;
 pub mod node;
+pub mod node_name;
 pub mod peers;
 pub mod permissions;
 pub mod proposer;

@@ -129,6 +129,7 @@ impl Node {
             numbers: RequestNumbers::new(settings.incarnation),
             abandoned: tokio::sync::Notify::new(),
             authority,
+            changing: Arc::default(),
             stopping: CancellationToken::new(),
         });
         let handler = Arc::new(RequestHandler::new(Arc::clone(&core)));

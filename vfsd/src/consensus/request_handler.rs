@@ -207,7 +207,9 @@ async fn dispatch(core: &Arc<Core>, node: u64, request: Request<'_>) -> Result<R
 fn write_failed(error: WriteError) -> Reply {
     match error {
         WriteError::NotLeader(leader) => Reply::NotLeader(leader),
-        WriteError::TooLong(_) | WriteError::Stopped(_) => Reply::NotReady(error.to_string()),
+        WriteError::TooLong(_) | WriteError::TimedOut(_) | WriteError::Stopped(_) => {
+            Reply::NotReady(error.to_string())
+        }
     }
 }
 

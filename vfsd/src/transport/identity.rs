@@ -5,7 +5,7 @@
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
 };
 use rustls_pki_types::{
     CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer,
@@ -105,6 +105,16 @@ impl ClusterCa {
         let issuer = Issuer::from_ca_cert_der(&self.certificate, &self.key)?;
         Ok(request.signed_by(&issuer)?.der().clone())
     }
+}
+
+/// Digest of the public key that a signing request asks for, after its signature was checked.
+///
+/// # Errors
+/// [`IdentityError::Make`] if the request is not well-formed or not signed by its own key.
+pub fn requested_key(request: &[u8]) -> Result<[u8; 32], IdentityError> {
+    let request = CertificateSigningRequestDer::from(request);
+    let request = CertificateSigningRequestParams::from_der(&request)?;
+    Ok(blake3::hash(&request.public_key.subject_public_key_info()).into())
 }
 
 fn node_params(node: u64) -> Result<CertificateParams, IdentityError> {

@@ -1,0 +1,205 @@
+//! What every change of the cluster is made of: its turn, its refusals, and Raft's part of it.
+//!
+//! Invariants: one change of the members at a time, so that what it looked at still holds when it is made; every wait
+//! has a bound. Not here: which changes there are (`membership.rs`, `enrolment.rs`).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::ChangeMembers;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::impls::BasicNode;
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::{Instant, timeout};
+
+use super::core::{Core, WriteError};
+use super::quorum::QuorumState;
+use super::types::TypeConfig;
+use super::wire::ChangeRefusal;
+use crate::limits::{
+    CHANGE_TURN_MAX, LEADER_RETRY_EVERY, MEMBER_CHANGE_TIMEOUT, QUORUM_SILENCE_MAX,
+};
+use crate::state_machine::command::Member;
+
+/// Why a change stops half way; it can be asked for again.
+pub(super) enum Stop {
+    /// Another node has to do it.
+    NotLeader,
+    /// It may go in a moment.
+    NotYet(ChangeRefusal),
+    /// Asking again changes nothing.
+    Refused(ChangeRefusal),
+}
+
+impl From<WriteError> for Stop {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::NotLeader(_) => Self::NotLeader,
+            WriteError::TimedOut(_) => {
+                not_yet(error.to_string(), "it may still come; see: vfsd status")
+            }
+            WriteError::TooLong(_) => refuse(error.to_string(), "use shorter names"),
+            WriteError::Stopped(reason) => refuse(reason, "restart vfsd on the leader"),
+        }
+    }
+}
+
+pub(super) fn refuse(message: impl Into<String>, hint: impl Into<String>) -> Stop {
+    Stop::Refused(ChangeRefusal {
+        message: message.into(),
+        hint: hint.into(),
+    })
+}
+
+pub(super) fn not_yet(message: impl Into<String>, hint: impl Into<String>) -> Stop {
+    Stop::NotYet(ChangeRefusal {
+        message: message.into(),
+        hint: hint.into(),
+    })
+}
+
+/// Waits until no other change of the members is under way, and a majority confirms that this node leads. The change
+/// is over when what this returns is dropped.
+pub(super) async fn turn(core: &Core) -> Result<OwnedMutexGuard<()>, Stop> {
+    let waited = timeout(CHANGE_TURN_MAX, Arc::clone(&core.changing).lock_owned()).await;
+    let turn = waited.map_err(|_| {
+        let waited = CHANGE_TURN_MAX.as_secs();
+        not_yet(
+            format!("another change of the members is under way for more than {waited} s"),
+            "try again in a moment; see: vfsd status",
+        )
+    })?;
+    // A leader that was elected a moment ago is confirmed by its first heartbeats.
+    let deadline = Instant::now() + QUORUM_SILENCE_MAX;
+    while !core.is_confirmed() {
+        if core.leading_term().is_none() {
+            return Err(Stop::NotLeader);
+        }
+        if Instant::now() > deadline {
+            return Err(not_yet(
+                "the leader does not hear from a majority",
+                "start the missing voters first; see: vfsd status",
+            ));
+        }
+        tokio::time::sleep(LEADER_RETRY_EVERY).await;
+    }
+    match core.leading_term() {
+        Some(_) => Ok(turn),
+        None => Err(Stop::NotLeader),
+    }
+}
+
+/// Changes Raft's members, and waits until a majority has it.
+pub(super) async fn change_raft(
+    core: &Core,
+    members: ChangeMembers<u64, BasicNode>,
+) -> Result<(), Stop> {
+    let changed = core.raft.change_membership(members, false);
+    match timeout(MEMBER_CHANGE_TIMEOUT, changed).await {
+        Ok(changed) => raft_changed(changed.map(drop)),
+        Err(_) => Err(unconfirmed(MEMBER_CHANGE_TIMEOUT)),
+    }
+}
+
+/// Begins to send the log to a node that is no member of Raft's yet.
+pub(super) async fn add_learner(core: &Core, node: u64, address: &str) -> Result<(), Stop> {
+    if core.address_of(node).as_deref() == Some(address) {
+        return Ok(());
+    }
+    let added = core.raft.add_learner(node, BasicNode::new(address), false);
+    match timeout(MEMBER_CHANGE_TIMEOUT, added).await {
+        Ok(added) => raft_changed(added.map(drop)),
+        Err(_) => Err(unconfirmed(MEMBER_CHANGE_TIMEOUT)),
+    }
+}
+
+fn unconfirmed(after: Duration) -> Stop {
+    not_yet(
+        format!(
+            "no majority has confirmed the change within {} s",
+            after.as_secs()
+        ),
+        "it may still come; see: vfsd status",
+    )
+}
+
+fn raft_changed(
+    changed: Result<(), RaftError<TypeConfig, ClientWriteError<TypeConfig>>>,
+) -> Result<(), Stop> {
+    match changed {
+        Ok(()) => Ok(()),
+        Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+            error @ ChangeMembershipError::InProgress(_),
+        ))) => Err(not_yet(
+            format!("another change of the members is under way: {error}"),
+            "try again in a moment",
+        )),
+        Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => Err(refuse(
+            format!("the members cannot be changed: {error}"),
+            "see: vfsd status",
+        )),
+        Err(RaftError::APIError(_)) => Err(Stop::NotLeader),
+        Err(RaftError::Fatal(fatal)) => {
+            Err(refuse(fatal.to_string(), "restart vfsd on the leader"))
+        }
+    }
+}
+
+/// Takes a member out of Raft, so that it neither votes nor is sent the log any more.
+pub(super) async fn leave_raft(core: &Core, member: &Member) -> Result<(), Stop> {
+    let node = member.node.0;
+    let metrics = core.metrics();
+    let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
+    if voters.contains(&node) {
+        check_rest(core, &member.name, node, &voters).await?;
+        if node == core.id {
+            // The one that takes over will be asked again and remove this node.
+            core.hand_over().await;
+            return Err(Stop::NotLeader);
+        }
+        change_raft(core, ChangeMembers::RemoveVoters(BTreeSet::from([node]))).await
+    } else if metrics
+        .membership_config
+        .membership()
+        .get_node(&node)
+        .is_some()
+    {
+        change_raft(core, ChangeMembers::RemoveNodes(BTreeSet::from([node]))).await
+    } else {
+        Ok(())
+    }
+}
+
+/// What is left must be able to go on without the removed voter. A leader that was elected a moment ago has not heard
+/// of everyone yet, so a voter counts as away only after it was silent for as long as one that died would be.
+async fn check_rest(
+    core: &Core,
+    name: &str,
+    node: u64,
+    voters: &BTreeSet<u64>,
+) -> Result<(), Stop> {
+    let rest = voters.len() - 1;
+    if rest == 0 {
+        return Err(refuse(
+            format!("{name} is the only voter: without it there is no cluster"),
+            "promote another member first: vfsd member promote NAME",
+        ));
+    }
+    let answering = |quorum: &QuorumState| {
+        let answers = |voter: &&u64| **voter != node && !quorum.missing.contains(voter);
+        voters.iter().filter(answers).count()
+    };
+    let mut quorum = core.quorum.subscribe();
+    let enough = quorum.wait_for(|quorum| answering(quorum) > rest / 2);
+    if let Ok(Ok(_)) = tokio::time::timeout(QUORUM_SILENCE_MAX, enough).await {
+        return Ok(());
+    }
+    let answering = answering(&core.quorum.state());
+    Err(not_yet(
+        format!(
+            "only {answering} of the other {rest} voters answer: without {name} there would be no majority"
+        ),
+        "start the missing voters first; see: vfsd status",
+    ))
+}
