@@ -12,14 +12,13 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::server::AdminServer;
-use crate::cli::setup::{load_identity, save_peers};
+use crate::cli::setup::load_identity;
 use crate::config::{ADMIN_SOCKET, NodeConfig};
 use crate::consensus::node::{Node, NodeSettings};
 use crate::fs::FileSystem;
 use crate::fuse::session::Mount;
 use crate::limits::{
-    DATA_DIR_WAIT_MAX, HEARTBEAT_INTERVAL, PEERS_SAVE_EVERY, UNSAVED_RETRY_EVERY,
-    WATCHDOG_ANSWER_MAX, WRITE_TIMEOUT,
+    DATA_DIR_WAIT_MAX, HEARTBEAT_INTERVAL, UNSAVED_RETRY_EVERY, WATCHDOG_ANSWER_MAX, WRITE_TIMEOUT,
 };
 use crate::state_machine::ids::NodeId;
 use crate::storage::StorageError;
@@ -55,6 +54,7 @@ pub fn node_settings(
         log_segment_bytes,
         snapshot_dir: data.snapshots(),
         authority_key: data.tls().join("ca.key"),
+        peers_file: data.peers_file(),
         session_file: runtime_dir.join("session"),
         incarnation: data.raise_incarnation()?,
         identity: load_identity(&data.tls())?,
@@ -96,7 +96,6 @@ pub async fn run(paths: DaemonPaths) -> anyhow::Result<()> {
     let socket = paths.runtime_dir.join(ADMIN_SOCKET);
     let admin = AdminServer::start(&socket, Arc::clone(&node), paths.mount.clone())?;
     let watchdog = tokio::spawn(feed_watchdog(Arc::clone(&node)));
-    let peers = tokio::spawn(keep_peers(Arc::clone(&node), data.peers_file()));
     let mount = mount_when_fresh(&fs, &paths.mount, NodeId(config.id)).await?;
     // Whoever starts after us may take locks at once. Without a majority there is no session to wait for.
     if tokio::time::timeout(WRITE_TIMEOUT, node.core().session.wait())
@@ -117,7 +116,7 @@ pub async fn run(paths: DaemonPaths) -> anyhow::Result<()> {
     notify(&[NotifyState::Stopping]);
     tokio::task::spawn_blocking(move || mount.stop()).await?;
     drop(admin);
-    for task in [watchdog, peers, stale_locks] {
+    for task in [watchdog, stale_locks] {
         task.abort();
         // Cancelled, so it has no result.
         let _ = task.await;
@@ -191,24 +190,5 @@ async fn feed_watchdog(node: Arc<Node>) {
             tracing::error!("the consensus loop does not answer");
         }
         tokio::time::sleep(period / 4).await;
-    }
-}
-
-/// Keeps the addresses of the members on disk, for `vfsd rejoin`.
-async fn keep_peers(node: Arc<Node>, path: PathBuf) {
-    let mut saved = Vec::new();
-    loop {
-        let state = node.core().state();
-        let members: Vec<_> = state
-            .members()
-            .map(|member| (member.node.0, member.address.clone()))
-            .collect();
-        if members != saved && !members.is_empty() {
-            match save_peers(&path, &members) {
-                Ok(()) => saved = members,
-                Err(error) => tracing::warn!(%error, "cannot keep the addresses of the members"),
-            }
-        }
-        tokio::time::sleep(PEERS_SAVE_EVERY).await;
     }
 }

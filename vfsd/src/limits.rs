@@ -191,8 +191,13 @@ pub const MOUNT_CHECK_EVERY_MS: u16 = 1_000;
 pub const ENTRY_OVERHEAD_MAX: usize = 256 * 1024;
 /// How long a starting daemon waits for the end of the one before.
 pub const DATA_DIR_WAIT_MAX: Duration = Duration::from_secs(5);
-/// How often the addresses of the members are compared with those on disk.
-pub const PEERS_SAVE_EVERY: Duration = Duration::from_secs(10);
+/// How often the addresses of the members are written at most, when the members change.
+pub const PEERS_SAVE_EVERY: Duration = Duration::from_secs(1);
+/// How long a node that rejoins waits for a leader: a killed voter is started again and an election is over by then.
+pub const REJOIN_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Longest wait for an answer on the admin socket: a change of the members waits for its turn, for voters and for
+/// learners, each with a bound of its own.
+pub const ADMIN_ANSWER_MAX: Duration = Duration::from_secs(90);
 /// The consensus loop answers within this time, or the watchdog is not fed.
 pub const WATCHDOG_ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Longest line on the admin socket.
@@ -200,6 +205,10 @@ pub const ADMIN_LINE_BYTES_MAX: usize = 1024 * 1024;
 /// Requests on the admin socket at once.
 pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 
+const _: () = assert!(
+    CHANGE_TURN_MAX.as_millis() + 2 * MEMBER_CHANGE_TIMEOUT.as_millis()
+        < ADMIN_ANSWER_MAX.as_millis()
+);
 const _: () = assert!(
     SESSION_SELF_DEADLINE.as_millis() + RENEW_CONFIRMED_MAX.as_millis() + SUSPEND_MIN.as_millis()
         < SESSION_TTL.as_millis()

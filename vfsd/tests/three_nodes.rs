@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,11 +11,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustls_pki_types::CertificateDer;
 use tokio::runtime::Runtime;
+use vfsd::cli::rejoin::rejoin;
 use vfsd::cli::setup::{self, NewMember};
 use vfsd::config::NodeConfig;
 use vfsd::consensus::core::AskError;
 use vfsd::consensus::node::Node;
 use vfsd::consensus::peers::{Peers, Purpose};
+use vfsd::consensus::peers_file;
 use vfsd::consensus::wire::{Append, Ballot, ClusterChange, Reply, Request};
 use vfsd::daemon::node_settings;
 use vfsd::fs::proposer::{ChangeSink, Proposal, ProposeError};
@@ -534,10 +536,11 @@ fn a_node_that_lost_its_log_rejoins_with_a_new_id() {
         .enable_all()
         .build()
         .unwrap();
-    let (enrolled, old) = helper
-        .block_on(setup::rejoin(&members[lost].data(), None, SEGMENT))
+    let data = members[lost].data();
+    let rejoined = helper
+        .block_on(rejoin(&data, None, SEGMENT, &mut |_| ()))
         .unwrap();
-    assert!(enrolled.node > old_id && old.exists());
+    assert!(rejoined.node > old_id && rejoined.old.exists());
     members[lost].start();
     members[lost].create("after the loss").unwrap();
     let name = members[lost].name;
@@ -715,7 +718,7 @@ fn a_rejoin_that_is_asked_again_gives_the_same_new_id() {
         let answer = member.block_on(channel.call(request, LONG));
         Reply::decode(&answer.unwrap()).unwrap()
     };
-    let rejoin = |change: &ClusterChange| {
+    let asked = |change: &ClusterChange| {
         wait_for("the leader to answer", || {
             let running = members.iter().filter(|member| member.running.is_some());
             running
@@ -726,8 +729,8 @@ fn a_rejoin_that_is_asked_again_gives_the_same_new_id() {
                 })
         })
     };
-    let first = rejoin(&change).unwrap();
-    let again = rejoin(&change).unwrap();
+    let first = asked(&change).unwrap();
+    let again = asked(&change).unwrap();
     assert!(first.node > old && again.node == first.node);
     // The old certificate is good for nothing else.
     let other = ClusterChange::Rejoin {
@@ -735,7 +738,56 @@ fn a_rejoin_that_is_asked_again_gives_the_same_new_id() {
         age_public: "age1new".into(),
         signing_request: identity::KeyRequest::generate().unwrap().request,
     };
-    assert!(rejoin(&other).unwrap_err().message.contains("another key"));
+    assert!(asked(&other).unwrap_err().message.contains("another key"));
+}
+
+/// A node may have to rejoin a moment after it became a member, or after another one did.
+#[test]
+fn the_members_addresses_are_on_disk_from_the_first_membership_on() {
+    let mut first = Member::new("n1");
+    setup::found_cluster(&first.as_new(), "test").unwrap();
+    first.start();
+    wait_until("n1 to lead", || first.is_leader());
+    let mut second = Member::new("n2");
+    second.join(&first, &first.token(3_600)).unwrap();
+    second.start();
+    let known = |member: &Member| -> BTreeSet<String> {
+        let members = peers_file::load(&member.data().join("peers.json"));
+        members.into_iter().map(|(_, address)| address).collect()
+    };
+    let both: BTreeSet<String> = [first.listen.clone(), second.listen.clone()].into();
+    wait_until("n2 to know both", || known(&second) == both);
+    let state = first.node().core().state();
+    assert_eq!(state.members().count(), 2);
+    first.stop();
+    assert_eq!(known(&first), both);
+}
+
+/// A leader that has just lost a follower still leads, and can change nothing; the follower is started again.
+#[test]
+fn a_rejoin_waits_for_a_majority_and_says_so() {
+    let mut members = three();
+    let leader = leader_of(&members);
+    let (lost, killed) = ((leader + 1) % 3, (leader + 2) % 3);
+    wait_for_equal_digests(&[&members[0], &members[1], &members[2]]);
+    members[lost].stop();
+    members[killed].crash();
+    let data = members[lost].data();
+    let (said, heard) = std::sync::mpsc::channel();
+    let rejoining = std::thread::spawn(move || {
+        let helper = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let mut waiting = |what: &str| said.send(what.to_owned()).unwrap_or_default();
+        helper.block_on(rejoin(&data, None, SEGMENT, &mut waiting))
+    });
+    let waited_for = heard.recv_timeout(LONG).unwrap();
+    assert!(waited_for.contains("leads, but"), "{waited_for}");
+    members[killed].start();
+    rejoining.join().unwrap().unwrap();
+    members[lost].start();
+    members[lost].create("after").unwrap();
 }
 
 /// A connection breaks when its node is killed, or after a second of silence. What was begun goes on.

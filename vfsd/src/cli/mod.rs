@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 refused or failed, 2 bad usage, 3 degraded (no quorum).
 
 mod member;
+pub mod rejoin;
 pub mod setup;
 mod status;
 mod token;
@@ -22,6 +23,7 @@ use crate::limits::RUNTIME_WORKERS;
 use crate::telemetry;
 use crate::transport::enrol::EnrolError;
 use crate::transport::token::{Token, TokenError};
+use rejoin::Rejoined;
 use setup::NewMember;
 
 /// The replicated filesystem of ContextOS: one tree, mounted on every node.
@@ -258,20 +260,19 @@ fn join(args: &JoinArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn rejoin(args: &RejoinArgs) -> anyhow::Result<ExitCode> {
-    let asked = setup::rejoin(
+    let mut waiting = |what: &str| anstream::eprintln!("waiting for {what}");
+    let asked = rejoin::rejoin(
         &args.data_dir,
         args.peer.as_deref(),
         NodeSettings::SEGMENT_BYTES,
+        &mut waiting,
     );
-    let (enrolled, old) = runtime()?.block_on(asked)?;
+    let Rejoined { node, cluster, old } = runtime()?.block_on(asked)?;
     if args.json {
-        let done = serde_json::json!({ "node": enrolled.node, "cluster": enrolled.cluster, "old_data": old });
+        let done = serde_json::json!({ "node": node, "cluster": cluster, "old_data": old });
         anstream::println!("{done}");
     } else {
-        anstream::println!(
-            "this node is a learner with the new id {}; its old id is removed",
-            enrolled.node
-        );
+        anstream::println!("this node is a learner with the new id {node}; its old id is removed");
         anstream::println!(
             "the old data is in {}; next: {}",
             old.display(),

@@ -1,32 +1,30 @@
-//! Makes data directories: of the first member, of a joining one, of one that lost its state.
+//! Makes data directories: of the first member, and of a joining one.
 //!
-//! Invariant: a directory is sealed last, so that one which was made half way is never started.
+//! Invariants: a directory is sealed last, so that one which was made half way is never started; its key is on disk
+//! before the cluster hears of it, so that an attempt that was interrupted can be made again. Not here: a member that
+//! lost its state (`rejoin.rs`).
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use age::secrecy::ExposeSecret;
 use anyhow::{Context, bail};
 use rustls_pki_types::CertificateDer;
+use zeroize::Zeroizing;
 
 use crate::clock;
 use crate::config::NodeConfig;
 use crate::consensus::entry_format::first_entries;
 use crate::consensus::node::NodeSettings;
 use crate::consensus::node_name::{NAME_HINT, is_valid_name};
-use crate::consensus::peers::{Peers, Purpose};
-use crate::consensus::wire::{ClusterChange, Reply, Request};
-use crate::limits::{ENROL_TIMEOUT, LEADER_RETRY_EVERY};
+use crate::consensus::peers_file;
 use crate::state_machine::command::{Author, Command, Entry, Grant, Member};
 use crate::state_machine::ids::NodeId;
 use crate::state_machine::log_time::{LogTime, Stamp};
 use crate::storage::append_log::AppendLog;
 use crate::storage::atomic_file;
 use crate::storage::data_dir::DataDir;
-use crate::transport::client::ANY_MEMBER;
 use crate::transport::enrol::{EnrolRequest, Enrolled, enrol};
 use crate::transport::identity::{ClusterCa, KeyRequest, NodeIdentity};
-use crate::transport::tls::TlsSettings;
 use crate::transport::token::Token;
 
 /// Id of the member that founds a cluster. Later ids are log indexes, which are larger: the log begins with entries.
@@ -83,7 +81,7 @@ pub fn found_cluster(member: &NewMember, name: &str) -> anyhow::Result<String> {
     let certificate = ca.sign(&request.request, FOUNDER)?;
     write_tls(&dir, &certificate, ca.certificate(), &request.key_pem)?;
     atomic_file::write(&dir.tls().join("ca.key"), ca.key_pem().as_bytes(), 0o600)?;
-    let age_public = write_age_identity(&dir)?;
+    let age_public = age_identity(&dir)?;
     let first = Member {
         node: NodeId(FOUNDER),
         name: member.name.clone(),
@@ -136,13 +134,13 @@ pub async fn join_cluster(
     token: &Token,
 ) -> anyhow::Result<Enrolled> {
     let dir = DataDir::create(&member.data_dir)?;
-    let key = KeyRequest::generate()?;
+    let key = begin_key(&dir)?;
     let request = EnrolRequest {
         secret: token.secret,
         expires_secs: token.expires_secs,
         name: member.name.clone(),
         address: member.listen.clone(),
-        age_public: write_age_identity(&dir)?,
+        age_public: age_identity(&dir)?,
         signing_request: key.request.clone(),
     };
     let enrolled = enrol(peer, token.ca_digest, &request).await?;
@@ -150,7 +148,23 @@ pub async fn join_cluster(
     Ok(enrolled)
 }
 
-fn settle_in(
+/// The key of an attempt that was interrupted, or a new one. It is on disk before the cluster hears of it: whoever asks
+/// again with the same key gets what the first attempt may have got.
+pub(super) fn begin_key(dir: &DataDir) -> anyhow::Result<KeyRequest> {
+    let path = dir.key_file();
+    match std::fs::read_to_string(&path).map(Zeroizing::new) {
+        Ok(pem) => KeyRequest::from_pem(&pem)
+            .with_context(|| format!("{} is no key; remove it", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let key = KeyRequest::generate()?;
+            atomic_file::write(&path, key.key_pem.as_bytes(), 0o600)?;
+            Ok(key)
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+pub(super) fn settle_in(
     dir: &DataDir,
     member: &NewMember,
     key: &KeyRequest,
@@ -160,7 +174,7 @@ fn settle_in(
     let ca = CertificateDer::from(enrolled.ca.clone());
     write_tls(dir, &certificate, &ca, &key.key_pem)?;
     AppendLog::create_with(&dir.log(), member.log_segment_bytes)?;
-    save_peers(&dir.peers_file(), &enrolled.members)?;
+    peers_file::save(&dir.peers_file(), &enrolled.members)?;
     finish(dir, member, enrolled.node, &enrolled.cluster)
 }
 
@@ -184,12 +198,19 @@ fn write_tls(
     let tls = dir.tls();
     atomic_file::write(&tls.join("node.der"), certificate, 0o600)?;
     atomic_file::write(&tls.join("ca.der"), ca, 0o600)?;
-    atomic_file::write(&tls.join("node.key"), key_pem.as_bytes(), 0o600)?;
+    atomic_file::write(&dir.key_file(), key_pem.as_bytes(), 0o600)?;
     Ok(())
 }
 
-/// Makes the identity with which secrets are sealed to this node; returns its public half.
-fn write_age_identity(dir: &DataDir) -> anyhow::Result<String> {
+/// The identity with which secrets are sealed to this node, of an attempt that was interrupted or a new one; returns
+/// its public half.
+pub(super) fn age_identity(dir: &DataDir) -> anyhow::Result<String> {
+    let begun = std::fs::read_to_string(dir.identity_file()).map(Zeroizing::new);
+    if let Ok(text) = begun
+        && let Ok(identity) = text.trim().parse::<age::x25519::Identity>()
+    {
+        return Ok(identity.to_public().to_string());
+    }
     let identity = age::x25519::Identity::generate();
     let text = identity.to_string();
     let content = format!("{}\n", text.expose_secret());
@@ -206,109 +227,11 @@ pub fn load_identity(tls: &Path) -> anyhow::Result<NodeIdentity> {
         let path = tls.join(name);
         std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
     };
-    let key = zeroize::Zeroizing::new(String::from_utf8(read("node.key")?)?);
+    let key = Zeroizing::new(String::from_utf8(read("node.key")?)?);
     let identity = NodeIdentity::from_parts(
         CertificateDer::from(read("node.der")?),
         &key,
         CertificateDer::from(read("ca.der")?),
     )?;
     Ok(identity)
-}
-
-/// Keeps the addresses of the members for the day on which this node has to rejoin.
-///
-/// # Errors
-/// If the disk refuses.
-pub fn save_peers(path: &Path, members: &[(u64, String)]) -> anyhow::Result<()> {
-    let text = serde_json::to_vec(members)?;
-    Ok(atomic_file::write(path, &text, 0o600)?)
-}
-
-/// Gives the member whose state in `data_dir` is lost or damaged a new id as learner. Its certificate proves who it is.
-/// The old directory is kept beside the new one. Returns the new id and where the old directory is.
-///
-/// # Errors
-/// If the directory has no certificate, no other member answers, or the cluster refuses.
-pub async fn rejoin(
-    data_dir: &Path,
-    peer: Option<&str>,
-    log_segment_bytes: u64,
-) -> anyhow::Result<(Enrolled, PathBuf)> {
-    let old = DataDir::open(data_dir)?;
-    let config = NodeConfig::load(&old.config_file())?;
-    let tls = TlsSettings::new(&load_identity(&old.tls())?)?;
-    let known = std::fs::read(old.peers_file()).unwrap_or_default();
-    let mut members: Vec<(u64, String)> = serde_json::from_slice(&known).unwrap_or_default();
-    members.retain(|(id, _)| *id != config.id);
-    members.extend(peer.map(|peer| (ANY_MEMBER, peer.to_owned())));
-    if members.is_empty() {
-        bail!(
-            "no other member is known in {}; give one with --peer IP:PORT",
-            old.peers_file().display()
-        );
-    }
-    let beside = aside(data_dir);
-    let fresh = NewMember {
-        data_dir: sibling(data_dir, "new"),
-        log_segment_bytes,
-        ..NewMember::new(&config.node, &config.listen, data_dir)?
-    };
-    let dir = DataDir::create(&fresh.data_dir)?;
-    let key = KeyRequest::generate()?;
-    let change = ClusterChange::Rejoin {
-        address: config.listen.clone(),
-        age_public: write_age_identity(&dir)?,
-        signing_request: key.request.clone(),
-    };
-    let enrolled = ask_to_rejoin(&Peers::new(Arc::clone(&tls.client)), &members, change).await?;
-    settle_in(&dir, &fresh, &key, &enrolled)?;
-    drop((dir, old));
-    std::fs::rename(data_dir, &beside)
-        .with_context(|| format!("cannot move {}", data_dir.display()))?;
-    std::fs::rename(&fresh.data_dir, data_dir)
-        .with_context(|| format!("cannot move {}", fresh.data_dir.display()))?;
-    Ok((enrolled, beside))
-}
-
-fn sibling(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(suffix);
-    name.into()
-}
-
-fn aside(data_dir: &Path) -> PathBuf {
-    sibling(data_dir, &format!("damaged-{}", clock::wall().secs))
-}
-
-/// Asks one member after the other until the leader among them answers.
-async fn ask_to_rejoin(
-    peers: &Peers,
-    members: &[(u64, String)],
-    change: ClusterChange,
-) -> anyhow::Result<Enrolled> {
-    let deadline = tokio::time::Instant::now() + ENROL_TIMEOUT;
-    let mut last = String::new();
-    while tokio::time::Instant::now() < deadline {
-        for (id, address) in members {
-            let channel = peers.channel(*id, address, Purpose::Control);
-            let request = Request::Change(change.clone()).encode();
-            let answer = peers.call(*id, &channel, request, ENROL_TIMEOUT).await;
-            let reply = match answer {
-                Ok(bytes) => Reply::decode(&bytes).map_err(|error| anyhow::anyhow!(error))?,
-                Err(error) => {
-                    last = format!("{address}: {error}");
-                    continue;
-                }
-            };
-            match reply {
-                Reply::Enrolled(reply) => return Ok(reply?),
-                Reply::NotLeader(_) => last = format!("{address} does not lead"),
-                Reply::NotReady(reason) => last = format!("{address}: {reason}"),
-                other => bail!("{address} gave an unexpected answer: {other:?}"),
-            }
-        }
-        tokio::time::sleep(LEADER_RETRY_EVERY).await;
-    }
-    bail!("no leader among the other members has answered ({last})")
 }

@@ -72,7 +72,7 @@ pub(super) async fn turn(core: &Core) -> Result<OwnedMutexGuard<()>, Stop> {
     })?;
     // A leader that was elected a moment ago is confirmed by its first heartbeats.
     let deadline = Instant::now() + QUORUM_SILENCE_MAX;
-    while !core.is_confirmed() {
+    while !core.is_confirmed() || !core.quorum.has() {
         if core.leading_term().is_none() {
             return Err(Stop::NotLeader);
         }
@@ -91,14 +91,26 @@ pub(super) async fn turn(core: &Core) -> Result<OwnedMutexGuard<()>, Stop> {
 }
 
 /// Changes Raft's members, and waits until a majority has it.
+///
+/// The change is made in two steps (Raft, 6: joint consensus), so it goes on by itself when it is not waited for any
+/// more: it must not stay between them.
 pub(super) async fn change_raft(
     core: &Core,
     members: ChangeMembers<u64, BasicNode>,
 ) -> Result<(), Stop> {
-    let changed = core.raft.change_membership(members, false);
-    match timeout(MEMBER_CHANGE_TIMEOUT, changed).await {
-        Ok(changed) => raft_changed(changed.map(drop)),
-        Err(_) => Err(unconfirmed(MEMBER_CHANGE_TIMEOUT)),
+    let raft = core.raft.clone();
+    let changing = tokio::spawn(async move { raft.change_membership(members, false).await });
+    let mut quorum = core.quorum.subscribe();
+    tokio::select! {
+        changed = changing => match changed {
+            Ok(changed) => raft_changed(changed.map(drop)),
+            Err(_) => Err(Stop::NotLeader),
+        },
+        _ = quorum.wait_for(|quorum| !quorum.has) => Err(not_yet(
+            "the majority was lost while the change was under way",
+            "start the missing voters first; the change may still come, see: vfsd status",
+        )),
+        () = tokio::time::sleep(MEMBER_CHANGE_TIMEOUT) => Err(unconfirmed(MEMBER_CHANGE_TIMEOUT)),
     }
 }
 

@@ -20,6 +20,7 @@ pub mod membership;
 pub mod node;
 pub mod node_name;
 pub mod peers;
+pub mod peers_file;
 pub mod permissions;
 pub mod proposer;
 pub mod quorum;

@@ -22,6 +22,7 @@ use super::lease_keeper;
 use super::lease_table::LeaseTable;
 use super::log_compaction;
 use super::peers::Peers;
+use super::peers_file::PeersKeeper;
 use super::proposer::{RaftProposer, tell_of_abandoned};
 use super::quorum::QuorumWatch;
 use super::raft_log_store::RaftLogStore;
@@ -63,6 +64,8 @@ pub struct NodeSettings {
     pub snapshot_dir: PathBuf,
     /// File with the authority's key, if this node has it.
     pub authority_key: PathBuf,
+    /// File with the addresses of the members.
+    pub peers_file: PathBuf,
     /// File that keeps the session over a restart.
     pub session_file: PathBuf,
     /// Number of this start.
@@ -81,6 +84,7 @@ pub struct Node {
     core: Arc<Core>,
     proposer: Arc<RaftProposer>,
     status: Arc<StatusBoard>,
+    addresses: PeersKeeper,
     // Leaf lock. Taken apart by `stop`.
     running: Mutex<Option<(Server, JoinSet<()>)>>,
 }
@@ -132,6 +136,7 @@ impl Node {
             changing: Arc::default(),
             stopping: CancellationToken::new(),
         });
+        let addresses = PeersKeeper::new(Arc::clone(&core), settings.peers_file);
         let handler = Arc::new(RequestHandler::new(Arc::clone(&core)));
         let server = Server::start(&settings.listen, tls, handler)
             .await
@@ -146,12 +151,14 @@ impl Node {
         tasks.spawn(tell_of_abandoned(Arc::clone(&core)));
         let keeper = SessionKeeper::new(Arc::clone(&core), settings.cluster, settings.session_file);
         tasks.spawn(keeper.run());
+        tasks.spawn(addresses.clone().run());
         tasks.spawn(catch_up_once(Arc::clone(&barriers)));
         let proposer = RaftProposer::new(Arc::clone(&core), barriers, Arc::clone(&status));
         Ok(Self {
             core,
             proposer: Arc::new(proposer),
             status,
+            addresses,
             running: Mutex::new(Some((server, tasks))),
         })
     }
@@ -199,6 +206,8 @@ impl Node {
             return;
         };
         tasks.shutdown().await;
+        // The next command on this machine may be one that needs them.
+        self.addresses.save_now();
         if let Err(error) = self.core.raft.shutdown().await {
             tracing::warn!(%error, "Raft did not stop in order");
         }

@@ -40,15 +40,15 @@ impl DataDir {
         if dir.format_file().exists() {
             return Err(StorageError::NotEmpty(root.to_path_buf()));
         }
+        // An attempt that was interrupted before `seal` never became a member here: its files are void, but for the key.
+        // The cluster may have let the holder of that key in, and lets in nobody else for it.
         for sub in [dir.log(), dir.snapshots(), dir.tls()] {
-            // An attempt that was interrupted before `seal` never became a member: its files are void.
-            if sub.exists() {
-                fs::remove_dir_all(&sub).map_err(StorageError::io("remove", &sub))?;
-            }
             fs::DirBuilder::new()
+                .recursive(true)
                 .mode(0o700)
                 .create(&sub)
                 .map_err(StorageError::io("create directory", &sub))?;
+            remove_all_but(&sub, &dir.key_file())?;
         }
         Ok(dir)
     }
@@ -110,6 +110,11 @@ impl DataDir {
         self.root.join("tls")
     }
 
+    /// The node's private key.
+    pub fn key_file(&self) -> PathBuf {
+        self.tls().join("node.key")
+    }
+
     /// The node's sealing identity.
     pub fn identity_file(&self) -> PathBuf {
         self.root.join("identity.age")
@@ -152,6 +157,21 @@ impl DataDir {
     }
 }
 
+fn remove_all_but(dir: &Path, kept: &Path) -> Result<(), StorageError> {
+    for entry in fs::read_dir(dir).map_err(StorageError::io("read", dir))? {
+        let path = entry.map_err(StorageError::io("read", dir))?.path();
+        let removed = if path == kept {
+            Ok(())
+        } else if path.is_dir() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        removed.map_err(StorageError::io("remove", &path))?;
+    }
+    Ok(())
+}
+
 fn lock(root: &Path) -> Result<Flock<File>, StorageError> {
     let path = root.join("lock");
     let file = OpenOptions::new()
@@ -189,6 +209,8 @@ mod tests {
         let root = temp.path().join("vfsd");
         let half = DataDir::create(&root).unwrap();
         fs::write(half.log().join("torn"), b"x").unwrap();
+        fs::write(half.tls().join("ca.key"), b"of another cluster").unwrap();
+        fs::write(half.key_file(), b"the cluster may know it").unwrap();
         drop(half);
         assert!(matches!(
             DataDir::open(&root),
@@ -196,6 +218,8 @@ mod tests {
         ));
         let whole = DataDir::create(&root).unwrap();
         assert_eq!(fs::read_dir(whole.log()).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(whole.tls()).unwrap().count(), 1);
+        assert!(whole.key_file().exists());
         whole.seal().unwrap();
         drop(whole);
         assert!(matches!(

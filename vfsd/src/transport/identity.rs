@@ -145,8 +145,19 @@ impl KeyRequest {
     /// # Errors
     /// [`IdentityError::Make`].
     pub fn generate() -> Result<Self, IdentityError> {
-        let key = KeyPair::generate()?;
-        let request = CertificateParams::default().serialize_request(&key)?;
+        Self::of(&KeyPair::generate()?)
+    }
+
+    /// A request for a key that was made before.
+    ///
+    /// # Errors
+    /// [`IdentityError::Make`] if it is no key.
+    pub fn from_pem(key_pem: &str) -> Result<Self, IdentityError> {
+        Self::of(&KeyPair::from_pem(key_pem)?)
+    }
+
+    fn of(key: &KeyPair) -> Result<Self, IdentityError> {
+        let request = CertificateParams::default().serialize_request(key)?;
         Ok(Self {
             key_pem: Zeroizing::new(key.serialize_pem()),
             request: request.der().to_vec(),
@@ -238,6 +249,16 @@ mod tests {
         let [ca, other] = ["a", "b"].map(|name| ClusterCa::generate(name).unwrap());
         let mixed = ClusterCa::from_parts(ca.certificate().clone(), &other.key_pem());
         assert!(matches!(mixed, Err(IdentityError::ForeignKey)), "{mixed:?}");
+    }
+
+    #[test]
+    fn a_key_asks_for_the_same_however_often_its_request_is_made() {
+        let first = KeyRequest::generate().unwrap();
+        let again = KeyRequest::from_pem(&first.key_pem).unwrap();
+        let key = requested_key(&first.request).unwrap();
+        assert_eq!(requested_key(&again.request).unwrap(), key);
+        let other = KeyRequest::generate().unwrap();
+        assert_ne!(requested_key(&other.request).unwrap(), key);
     }
 
     #[test]

@@ -1,0 +1,88 @@
+//! The addresses of the members on disk, for the day on which this node has lost all else.
+//!
+//! Invariant: they are there from the first membership on that this node knows of, and follow each change of it. Not
+//! here: who reads them (`cli/rejoin.rs`).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::core::Core;
+use crate::limits::PEERS_SAVE_EVERY;
+use crate::storage::{StorageError, atomic_file};
+
+/// Members by id, with their addresses.
+pub type Addresses = Vec<(u64, String)>;
+
+/// Writes the addresses.
+///
+/// # Errors
+/// If the disk refuses.
+pub fn save(path: &Path, members: &Addresses) -> Result<(), StorageError> {
+    let text = serde_json::to_vec(members).unwrap_or_default();
+    atomic_file::write(path, &text, 0o600)
+}
+
+/// What is known on disk; nothing if the file is not there or makes no sense.
+pub fn load(path: &Path) -> Addresses {
+    let text = std::fs::read(path).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
+/// Keeps the file as the members are.
+#[derive(Clone)]
+pub struct PeersKeeper {
+    core: Arc<Core>,
+    path: PathBuf,
+    // Below it the state is one that this node had before it was started: its members may be gone since.
+    from: u64,
+}
+
+impl PeersKeeper {
+    /// Keeps `path`, from what is known to be committed now on.
+    pub fn new(core: Arc<Core>, path: PathBuf) -> Self {
+        let from = core.log.committed().map_or(0, |position| position.index);
+        Self { core, path, from }
+    }
+
+    /// Runs until it is dropped.
+    pub async fn run(self) {
+        let mut applied = self.core.published.applied.subscribe();
+        let mut saved = Addresses::new();
+        loop {
+            applied.mark_unchanged();
+            if let Some(members) = self.members().filter(|members| *members != saved) {
+                self.save(&members);
+                saved = members;
+            }
+            // The sender lives as long as the node.
+            if applied.changed().await.is_err() {
+                return;
+            }
+            if !saved.is_empty() {
+                tokio::time::sleep(PEERS_SAVE_EVERY).await;
+            }
+        }
+    }
+
+    /// Writes what is known now.
+    pub fn save_now(&self) {
+        if let Some(members) = self.members() {
+            self.save(&members);
+        }
+    }
+
+    fn members(&self) -> Option<Addresses> {
+        let state = self.core.state();
+        let members: Addresses = state
+            .members()
+            .map(|member| (member.node.0, member.address.clone()))
+            .collect();
+        (state.applied().0 >= self.from && !members.is_empty()).then_some(members)
+    }
+
+    fn save(&self, members: &Addresses) {
+        if let Err(error) = save(&self.path, members) {
+            tracing::warn!(%error, "cannot keep the addresses of the members");
+        }
+    }
+}
