@@ -142,6 +142,10 @@ pub const LEADER_RETRY_EVERY: Duration = Duration::from_millis(20);
 pub const VOTERS_MAX: usize = 7;
 /// Learners of a cluster: the leader sends each of them every entry.
 pub const LEARNERS_MAX: usize = 32;
+/// The newest rules for applying entries that this build knows (`state_machine/level.rs`).
+pub const RULES_KNOWN: u32 = 1;
+/// How often the leader looks whether every member knows newer rules.
+pub const LEVEL_CHECK_EVERY: Duration = Duration::from_secs(1);
 /// How often the leader looks for sessions that have expired and lock delays that are over.
 pub const LEASE_CHECK_EVERY: Duration = Duration::from_millis(100);
 /// How long a stopping leader waits for another node to take over.

@@ -19,6 +19,7 @@ use crate::consensus::node_name::{NAME_HINT, is_valid_name};
 use crate::consensus::peers_file;
 use crate::state_machine::command::{Author, Command, Entry, Grant, Member};
 use crate::state_machine::ids::NodeId;
+use crate::state_machine::level::Level;
 use crate::state_machine::log_time::{LogTime, Stamp};
 use crate::storage::append_log::AppendLog;
 use crate::storage::atomic_file;
@@ -89,28 +90,35 @@ pub fn found_cluster(member: &NewMember, name: &str) -> anyhow::Result<String> {
         grant: Grant::Writer,
         age_public,
     };
-    let entry = Entry {
-        stamp: Stamp {
+    let founding = |command| {
+        let stamp = Stamp {
             log_time: LogTime(0),
             wall: clock::wall(),
-        },
-        author: Author {
+        };
+        let author = Author {
             node: NodeId(FOUNDER),
             grant: Grant::Writer,
             comm: "vfsd".into(),
             ..Author::default()
-        },
-        origin: None,
-        fence: None,
-        command: Command::ClusterInit {
-            cluster: cluster.clone(),
-            first,
-        },
+        };
+        let entry = Entry {
+            stamp,
+            author,
+            origin: None,
+            fence: None,
+            command,
+        };
+        entry.encode().into()
     };
+    let init = Command::ClusterInit {
+        cluster: cluster.clone(),
+        first,
+    };
+    let commands = vec![founding(init), founding(Command::RaiseLevel(Level::KNOWN))];
     AppendLog::create_with(&dir.log(), member.log_segment_bytes)?;
     let log = AppendLog::open_with(&dir.log(), member.log_segment_bytes)?;
     let (sender, written) = std::sync::mpsc::channel();
-    let entries = first_entries(FOUNDER, &member.listen, entry.encode().into());
+    let entries = first_entries(FOUNDER, &member.listen, commands);
     log.append(
         entries,
         Box::new(move |result| {

@@ -13,6 +13,7 @@ use crate::clock;
 use crate::limits::LEARNERS_MAX;
 use crate::state_machine::command::{Command, Newcomer};
 use crate::state_machine::ids::NodeId;
+use crate::state_machine::level::Level;
 use crate::state_machine::outcome::{Done, FsError};
 use crate::transport::enrol::{EnrolRequest, Enrolled};
 use crate::transport::identity;
@@ -32,6 +33,7 @@ pub(super) async fn admit(core: &Arc<Core>, request: EnrolRequest) -> Result<Enr
     let digest = token::digest_of(&request.secret);
     // One that was let in already is told again what it did not hear; the table compares all that it says.
     if core.state().enrolment_of_key(&newcomer.key).is_none() {
+        check_level(core)?;
         check_token(core, &digest, &request)?;
         check_name_free(core, &request.name)?;
         check_room(core, None)?;
@@ -89,6 +91,7 @@ pub(super) async fn rejoin(
         &signing_request,
     )?;
     if state.enrolment_after(former).is_none() {
+        check_level(core)?;
         check_room(core, Some(node))?;
         check_signs(core, &signing_request)?;
         // Before it has its new id: the old one must never vote again.
@@ -163,6 +166,20 @@ fn check_name_free(core: &Core, name: &str) -> Result<(), Stop> {
 }
 
 /// Whether one more learner has room, when `leaving` goes.
+/// How a member is let in is written in a way that earlier builds do not read.
+fn check_level(core: &Core) -> Result<(), Stop> {
+    let level = core.state().level();
+    if level >= Level::ENROLMENTS {
+        return Ok(());
+    }
+    Err(refuse(
+        format!(
+            "a member still runs an earlier build (the cluster follows rules of level {level})"
+        ),
+        "upgrade vfsd on every member first, then try again; who is away counts, too: vfsd status",
+    ))
+}
+
 fn check_room(core: &Core, leaving: Option<u64>) -> Result<(), Stop> {
     let metrics = core.metrics();
     let membership = metrics.membership_config.membership();

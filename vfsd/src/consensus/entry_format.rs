@@ -127,24 +127,21 @@ fn invalid(reason: impl ToString) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason.to_string())
 }
 
-/// The first two entries of a new cluster: its one voter, and its name.
-pub fn first_entries(node: u64, address: &str, command: Bytes) -> [StoredEntry; 2] {
+/// The first entries of a new cluster: its one voter, and `commands`.
+pub fn first_entries(node: u64, address: &str, commands: Vec<Bytes>) -> Vec<StoredEntry> {
     let image = MembershipImage {
         voters: vec![BTreeSet::from([node])],
         addresses: BTreeMap::from([(node, address.to_owned())]),
     };
     let membership = postcard::to_stdvec(&image).expect("plain data always encodes into memory");
-    let at = |index| Position { term: 0, index };
-    [
-        StoredEntry {
-            position: at(0),
-            kind: KIND_MEMBERSHIP,
-            payload: membership.into(),
-        },
-        StoredEntry {
-            position: at(1),
-            kind: KIND_COMMAND,
-            payload: command,
-        },
-    ]
+    let payloads = std::iter::once((KIND_MEMBERSHIP, membership.into()));
+    let commands = commands.into_iter().map(|command| (KIND_COMMAND, command));
+    let entries = (0..).zip(payloads.chain(commands));
+    entries
+        .map(|(index, (kind, payload))| StoredEntry {
+            position: Position { term: 0, index },
+            kind,
+            payload,
+        })
+        .collect()
 }

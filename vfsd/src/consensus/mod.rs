@@ -15,6 +15,7 @@ mod images_test;
 pub mod incoming_snapshot;
 pub mod lease_keeper;
 pub mod lease_table;
+pub mod level_keeper;
 pub mod log_compaction;
 pub mod membership;
 pub mod node;

@@ -20,6 +20,7 @@ use super::confirmation::Confirmation;
 use super::core::Core;
 use super::lease_keeper;
 use super::lease_table::LeaseTable;
+use super::level_keeper;
 use super::log_compaction;
 use super::peers::Peers;
 use super::peers_file::PeersKeeper;
@@ -148,6 +149,7 @@ impl Node {
         tasks.spawn(Arc::clone(&status).run());
         tasks.spawn(lease_keeper::run(Arc::clone(&core)));
         tasks.spawn(log_compaction::run(Arc::clone(&core)));
+        tasks.spawn(level_keeper::run(Arc::clone(&core)));
         tasks.spawn(tell_of_abandoned(Arc::clone(&core)));
         let keeper = SessionKeeper::new(Arc::clone(&core), settings.cluster, settings.session_file);
         tasks.spawn(keeper.run());

@@ -11,6 +11,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 
+use crate::limits::QUORUM_SILENCE_MAX;
+use crate::state_machine::level::Level;
 use crate::transport::client::{CallError, Channel};
 
 /// What a connection is for.
@@ -68,6 +70,19 @@ impl Peers {
         let channel = Arc::new(Channel::new(node, address.into(), Arc::clone(&self.tls)));
         channels.insert((node, purpose), Arc::clone(&channel));
         channel
+    }
+
+    /// The newest rules that `node` has said it knows, while it answers.
+    pub fn level(&self, node: u64) -> Option<Level> {
+        let answered = self.health(node).answered?;
+        if answered.elapsed() > QUORUM_SILENCE_MAX {
+            return None;
+        }
+        let channels = self.channels.lock();
+        let own = channels.iter().filter(|((id, _), _)| *id == node);
+        own.filter_map(|(_, channel)| channel.rules())
+            .min()
+            .map(Level)
     }
 
     /// Asks `node` over `channel` and notes whether it answered.

@@ -7,6 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::RULES_KNOWN;
+
 /// A set of rules; each includes all before it.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash, Serialize, Deserialize,
@@ -21,11 +23,13 @@ impl Level {
     pub const TIMES_OF_WRITES: Self = Self(1);
     /// A change of content by an ordinary user takes capabilities away besides set-id bits, by whatever call.
     pub const CAPABILITIES_GO: Self = Self(1);
+    /// Members are let in by [`super::command::Command::Admit`] and its like.
+    pub const ENROLMENTS: Self = Self(1);
     /// Breaking a lock and announcing a close need a grant.
     pub const GRANTS_FOR_ALL: Self = Self(1);
 
     /// The newest that this build knows.
-    pub const KNOWN: Self = Self(1);
+    pub const KNOWN: Self = Self(RULES_KNOWN);
 }
 
 impl std::fmt::Display for Level {

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::codec::{FramedRead, FramedWrite};
 
 use super::frame::{Frame, FrameKind, codec};
-use super::identity;
+use super::{identity, tls};
 use crate::limits::{
     CONNECT_TIMEOUT, CONNECTION_SILENCE_MAX, REQUESTS_UNDER_WAY_MAX, TCP_SILENCE_MAX,
 };
@@ -50,7 +50,12 @@ pub struct Channel {
     tls: Arc<ClientConfig>,
     // Held while connecting, so that requests which come meanwhile share the connection.
     live: Arc<tokio::sync::Mutex<Option<Arc<Live>>>>,
+    /// See [`Channel::rules`].
+    rules: Arc<AtomicU32>,
 }
+
+/// Nothing was agreed on yet.
+const UNKNOWN: u32 = u32::MAX;
 
 impl std::fmt::Debug for Channel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -69,7 +74,14 @@ impl Channel {
             address,
             tls,
             live: Arc::default(),
+            rules: Arc::new(AtomicU32::new(UNKNOWN)),
         }
+    }
+
+    /// The newest rules that the peer and this node know, as they agreed on when they connected last.
+    pub fn rules(&self) -> Option<u32> {
+        let rules = self.rules.load(Ordering::Relaxed);
+        (rules != UNKNOWN).then_some(rules)
     }
 
     /// Where it leads.
@@ -110,6 +122,7 @@ impl Channel {
             return Ok(Arc::clone(live));
         }
         let (address, tls, node) = (self.address.clone(), Arc::clone(&self.tls), self.node);
+        let rules = Arc::clone(&self.rules);
         // A task of its own: a heartbeat waits only milliseconds, and a connection that its caller gave up waiting for
         // must still come to be.
         let connecting = tokio::spawn(async move {
@@ -122,6 +135,8 @@ impl Channel {
                     return Err(CallError::Unreachable(reason));
                 }
             };
+            let agreed = tls::rules_of(stream.get_ref().1.alpn_protocol());
+            rules.store(agreed, Ordering::Relaxed);
             let live = Arc::new(Live::start(stream));
             *current = Some(Arc::clone(&live));
             Ok(live)

@@ -16,9 +16,10 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::identity::{self, NodeIdentity};
+use crate::limits::RULES_KNOWN;
 
-/// Protocol between members.
-pub const ALPN_MEMBER: &[u8] = b"ctx/1";
+/// Protocol between members; behind a slash may stand the newest rules that the speaker knows.
+const ALPN_MEMBER: &str = "ctx/1";
 /// Protocol of a joining node.
 pub const ALPN_ENROL: &[u8] = b"ctx-enrol/1";
 
@@ -31,6 +32,23 @@ pub enum TlsError {
     /// The authority's certificate cannot check others.
     #[error("the cluster's authority cannot be used: {0}")]
     Verifier(String),
+}
+
+/// What a member offers and accepts, the newest first. A build from before there were levels says [`ALPN_MEMBER`] alone.
+fn member_protocols() -> Vec<Vec<u8>> {
+    let levels = (1..=RULES_KNOWN).rev();
+    let with_level = levels.map(|level| format!("{ALPN_MEMBER}/{level}"));
+    with_level
+        .chain([ALPN_MEMBER.to_owned()])
+        .map(String::into_bytes)
+        .collect()
+}
+
+/// The newest rules that both sides of a connection know, by the protocol that they agreed on.
+pub fn rules_of(protocol: Option<&[u8]>) -> u32 {
+    let text = protocol.and_then(|protocol| std::str::from_utf8(protocol).ok());
+    let rest = text.and_then(|text| text.strip_prefix(ALPN_MEMBER)?.strip_prefix('/'));
+    rest.and_then(|level| level.parse().ok()).unwrap_or(0)
 }
 
 /// The settings of a member.
@@ -63,7 +81,7 @@ impl TlsSettings {
         let mut members = server(&provider)?
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain.clone(), identity.key.clone_key())?;
-        members.alpn_protocols = vec![ALPN_MEMBER.to_vec()];
+        members.alpn_protocols = member_protocols();
         let mut enrol = server(&provider)?
             .with_no_client_auth()
             .with_single_cert(chain.clone(), identity.key.clone_key())?;
@@ -72,7 +90,7 @@ impl TlsSettings {
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, identity.key.clone_key())?;
-        client.alpn_protocols = vec![ALPN_MEMBER.to_vec()];
+        client.alpn_protocols = member_protocols();
         Ok(Self {
             members: Arc::new(members),
             enrol: Arc::new(enrol),
@@ -160,5 +178,20 @@ impl ServerCertVerifier for PinnedAuthority {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_protocol_says_which_rules_both_sides_know() {
+        let offered = member_protocols();
+        assert_eq!(rules_of(offered.first().map(Vec::as_slice)), RULES_KNOWN);
+        assert_eq!(offered.last().unwrap(), b"ctx/1", "what earlier builds say");
+        assert_eq!(rules_of(Some(b"ctx/1")), 0);
+        assert_eq!(rules_of(Some(b"ctx/1/")), 0);
+        assert_eq!(rules_of(None), 0);
     }
 }
