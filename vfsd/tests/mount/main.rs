@@ -6,6 +6,7 @@
 
 mod beside_ext4;
 mod conformance;
+mod differences;
 mod events;
 mod locks;
 mod lockstep;

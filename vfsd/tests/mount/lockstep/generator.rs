@@ -233,13 +233,18 @@ impl Generator {
     fn write(&mut self) -> Option<String> {
         if self.rng.random_bool(0.15) {
             let (worker, path, data) = (self.worker(), self.path(), self.data());
-            return Some(format!("{worker} save {path} {data}"));
+            return Some(match self.rng.random_range(0..6) {
+                0 => format!("{worker} shell > {path} {data}"),
+                1 => format!("{worker} shell >> {path} {data}"),
+                _ => format!("{worker} save {path} {data}"),
+            });
         }
         let (worker, handle) = self.handle()?;
         let (offset, data) = (self.offset(), self.data());
-        Some(match self.rng.random_range(0..10) {
-            0..=4 => format!("{worker} write {handle} {data}"),
-            5..=8 => format!("{worker} pwrite {handle} {offset} {data}"),
+        Some(match self.rng.random_range(0..20) {
+            0..=8 => format!("{worker} write {handle} {data}"),
+            9 => format!("{worker} child {handle} {data}"),
+            10..=17 => format!("{worker} pwrite {handle} {offset} {data}"),
             _ => {
                 let (to, to_handle) = self.handle()?;
                 let (len, to_offset) = (self.size(), self.offset());

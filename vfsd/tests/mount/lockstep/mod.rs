@@ -59,9 +59,31 @@ fn report(calls: &[String], difference: &Difference) -> String {
     text
 }
 
+/// How a sequence is run again.
+fn repetition(seed: u64) -> String {
+    // What was asked for besides decides over the calls, too.
+    let mut asked: Vec<String> = std::env::vars()
+        .filter(|(name, _)| {
+            ["CALLS", "WORKERS", "WITHOUT"]
+                .iter()
+                .any(|asked| name == &variable(asked))
+        })
+        .map(|(name, value)| format!("{name}='{value}' "))
+        .collect();
+    asked.sort_unstable();
+    format!(
+        "seed {seed}, repeat: {}scripts/replay.sh {seed} random_calls_are_answered_as_on_ext4",
+        asked.concat()
+    )
+}
+
+fn variable(name: &str) -> String {
+    format!("CONTEXTOS_LOCKSTEP_{name}")
+}
+
 /// What the environment asks for.
 fn setting(name: &str) -> Option<u64> {
-    let value = std::env::var(format!("CONTEXTOS_LOCKSTEP_{name}")).ok()?;
+    let value = std::env::var(variable(name)).ok()?;
     Some(
         value
             .parse()
@@ -79,7 +101,7 @@ fn random_calls_are_answered_as_on_ext4() {
     // One difference is enough for a test; the script may collect more.
     let differences_max = setting("DIFFERENCES").unwrap_or(1) as usize;
     // While a fault is known, calls that meet it can be left out to see what lies behind it.
-    let without = std::env::var("CONTEXTOS_LOCKSTEP_WITHOUT").unwrap_or_default();
+    let without = std::env::var(variable("WITHOUT")).unwrap_or_default();
     let without: Vec<&str> = without.split(';').filter(|text| !text.is_empty()).collect();
     let mut sides = Sides::start();
     let mut found = BTreeSet::new();
@@ -97,9 +119,7 @@ fn random_calls_are_answered_as_on_ext4() {
         let shrunk = shrunk(&mut sides, sequence, &difference);
         // What differs in the same calls is the same fault in most cases.
         if found.insert(verbs(&shrunk)) {
-            println!(
-                "seed {seed} (repeat: scripts/replay.sh {seed} random_calls_are_answered_as_on_ext4)"
-            );
+            println!("{}", repetition(seed));
             println!("{}", describe(&mut sides, &shrunk, &difference));
         }
     }

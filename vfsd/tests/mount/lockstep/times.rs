@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 /// Calls that may make a path mean another file.
 const MOVES_NAMES: &[&str] = &[
-    "open", "save", "link", "unlink", "rename", "mkdir", "rmdir", "symlink", "reopen",
+    "open", "save", "shell", "link", "unlink", "rename", "mkdir", "rmdir", "symlink", "reopen",
 ];
 
 /// What one side saw last.
