@@ -4,7 +4,7 @@
 //! cluster of its own: a call that hangs is a difference like any other.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use system_tests::wait::wait_for;
 
 use super::scratch::Scratch;
-use super::times::Times;
+use super::times::{Times, without_fixed};
 use super::{walk, worker};
-use crate::Cluster;
+use crate::{Cluster, kernel_is_at_least};
 
 /// A call that takes longer hangs.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -65,9 +65,11 @@ impl Worker {
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let (sender, answers) = channel();
         std::thread::spawn(move || {
-            let lines = lines.map_while(Result::ok);
-            for line in lines.skip_while(|line| line != worker::READY).skip(1) {
-                if sender.send(line).is_err() {
+            for line in lines.map_while(Result::ok) {
+                let Some(answer) = line.strip_prefix(worker::ANSWER) else {
+                    continue;
+                };
+                if sender.send(answer.to_owned()).is_err() {
                     break;
                 }
             }
@@ -121,20 +123,32 @@ pub struct Sides {
     tree: Vec<Worker>,
     ext4: Vec<Worker>,
     other: Worker,
-    cluster: Cluster,
+    /// Without one both sides are ext4: what differs then is a fault of the lockstep itself.
+    cluster: Option<Cluster>,
     scratch: Scratch,
     runs: usize,
 }
 
 impl Sides {
     pub fn start() -> Self {
+        Self::on(Some(Cluster::start()))
+    }
+
+    /// Both sides on ext4.
+    pub fn of_ext4_alone() -> Self {
+        Self::on(None)
+    }
+
+    fn on(cluster: Option<Cluster>) -> Self {
+        let scratch = Scratch::new();
+        std::fs::create_dir(scratch.path().join("tree")).unwrap();
         let workers = || (0..WORKERS).map(|_| Worker::start()).collect();
         Self {
             tree: workers(),
             ext4: workers(),
             other: Worker::start(),
-            cluster: Cluster::start(),
-            scratch: Scratch::new(),
+            cluster,
+            scratch,
             runs: 0,
         }
     }
@@ -144,21 +158,26 @@ impl Sides {
         self.runs += 1;
         let folder = format!("lockstep{}", self.runs);
         self.enter(&folder);
-        let difference = self.perform(calls).or_else(|| self.end(calls.len()));
+        let difference = self.perform(calls).or_else(|| self.end(calls));
         if self.has_hung() {
             self.abort();
-            *self = Self::start();
+            *self = Self::on(self.cluster.as_ref().map(|_| Cluster::start()));
         } else {
             self.leave();
         }
         difference
     }
 
+    /// A folder of the tree, as this node sees it.
+    fn folder(&self, node: u64, folder: &str) -> PathBuf {
+        match &self.cluster {
+            Some(cluster) => cluster.path(node, folder),
+            None => self.scratch.path().join("tree").join(folder),
+        }
+    }
+
     fn enter(&mut self, folder: &str) {
-        let (tree, ext4) = (
-            self.cluster.path(1, folder),
-            self.scratch.path().join(folder),
-        );
+        let (tree, ext4) = (self.folder(1, folder), self.scratch.path().join(folder));
         for (workers, folder) in [(&mut self.tree, tree), (&mut self.ext4, ext4)] {
             for worker in workers {
                 assert_eq!(worker.ask(&format!("enter {}", folder.display())), "ok");
@@ -167,7 +186,8 @@ impl Sides {
     }
 
     fn perform(&mut self, calls: &[String]) -> Option<Difference> {
-        let [mut tree_times, mut ext4_times] = [Times::default(), Times::default()];
+        let is_exact = kernel_is_at_least(6, 13);
+        let [mut tree_times, mut ext4_times] = [Times::new(is_exact), Times::new(is_exact)];
         for (at, line) in calls.iter().enumerate() {
             let (number, call) = line.split_once(' ').unwrap();
             let number: usize = number.parse().unwrap();
@@ -188,7 +208,8 @@ impl Sides {
     }
 
     /// Closes what is open, and looks at everything: at once here, and on the second node when it is committed.
-    fn end(&mut self, at: usize) -> Option<Difference> {
+    fn end(&mut self, calls: &[String]) -> Option<Difference> {
+        let at = calls.len();
         for number in 0..WORKERS {
             let tree = self.tree[number].ask("closeall");
             let ext4 = self.ext4[number].ask("closeall");
@@ -202,20 +223,28 @@ impl Sides {
                 });
             }
         }
-        let ext4 = self.ext4[0].ask("walk");
-        let tree = self.tree[0].ask("walk");
+        let is_mapped = calls.iter().any(|call| call.contains(" mmap "));
+        let walk = |worker: &mut Worker| {
+            let seen = worker.ask("walk");
+            if is_mapped {
+                without_fixed(&seen)
+            } else {
+                seen
+            }
+        };
+        let ext4 = walk(&mut self.ext4[0]);
+        let tree = walk(&mut self.tree[0]);
         if let Some(difference) = differing(at, "walk after all closes", &ext4, &tree) {
             return Some(difference);
         }
-        let folder = self.cluster.path(2, &format!("lockstep{}", self.runs));
-        let entered = self.other.ask(&format!("enter {}", folder.display()));
-        let mut seen = entered;
+        let folder = self.folder(2, &format!("lockstep{}", self.runs));
+        let mut seen = self.other.ask(&format!("enter {}", folder.display()));
         // What it ends with is compared below; in vain means that it differs.
         let _ = wait_for("the second node", SETTLED_MAX, || {
-            seen = self.other.ask("walk");
+            seen = walk(&mut self.other);
             Ok((seen == ext4 || self.other.is_gone).then_some(()))
         });
-        let later = self.tree[0].ask("walk");
+        let later = walk(&mut self.tree[0]);
         differing(at, "walk of the second node", &ext4, &seen)
             .or_else(|| differing(at, "walk after the second node's", &ext4, &later))
     }
@@ -241,7 +270,7 @@ impl Sides {
     fn abort(&self) {
         let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         for node in 1..=2 {
-            let point = self.cluster.path(node, "");
+            let point = self.folder(node, "");
             let mut lines = table
                 .lines()
                 .map(|line| line.split(' ').collect::<Vec<_>>());

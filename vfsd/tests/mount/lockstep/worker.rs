@@ -26,8 +26,8 @@ use super::{attributes, bytes, walk};
 /// Set in the environment of a worker.
 pub const VARIABLE: &str = "CONTEXTOS_LOCKSTEP_WORKER";
 
-/// The first line of a worker: whatever the test harness prints comes before it.
-pub const READY: &str = "the worker is ready";
+/// What an answer begins with: the test harness has lines of its own to print.
+pub const ANSWER: &str = "= ";
 
 /// Not a test: the body of the worker processes. Without their variable it does nothing.
 #[test]
@@ -38,10 +38,11 @@ fn worker_process() {
     stat::umask(Mode::from_bits_truncate(0o022));
     let mut worker = Worker::default();
     let mut output = std::io::stdout();
-    writeln!(output, "\n{READY}").unwrap();
+    // The harness has begun a line that it ends at the end.
+    writeln!(output).unwrap();
     for line in std::io::stdin().lock().lines() {
         let answer = worker.answer(&line.unwrap());
-        if writeln!(output, "{answer}")
+        if writeln!(output, "{ANSWER}{answer}")
             .and_then(|()| output.flush())
             .is_err()
         {
@@ -80,6 +81,19 @@ struct Mapping {
     at: NonNull<libc::c_void>,
     len: usize,
 }
+
+impl Mapping {
+    /// By the mapping itself: a descriptor that is kept for it would be closed with it, and a close commits.
+    fn size_of_file(&self) -> nix::Result<usize> {
+        let start = self.at.as_ptr().addr();
+        let end = start + self.len.next_multiple_of(PAGE_BYTES);
+        let seen = stat::stat(format!("/proc/self/map_files/{start:x}-{end:x}").as_str())?;
+        Ok(usize::try_from(seen.st_size).unwrap())
+    }
+}
+
+/// Mappings begin and end with pages.
+const PAGE_BYTES: usize = 4096;
 
 #[derive(Default)]
 struct Worker {
@@ -281,8 +295,8 @@ impl Worker {
             }
             ["store", mapping, offset, data] => {
                 let data = bytes::parse(data);
-                self.mapped(mapping, number(offset), data.len(), |at, _| {
-                    store(at, &data)
+                self.mapped(mapping, number(offset), data.len(), |at, len| {
+                    store(at, &data[..len])
                 })
             }
             ["msync", mapping] => match self.mappings.get(mapping) {
@@ -309,7 +323,7 @@ impl Worker {
         Ok("ok".into())
     }
 
-    /// A part of a mapping; a part that lies outside is refused as an address would be.
+    /// A part of a mapping, up to the end of the file: what lies behind it in the last page is nobody's promise.
     fn mapped(
         &self,
         mapping: &str,
@@ -318,11 +332,15 @@ impl Worker {
         access: impl FnOnce(*mut libc::c_void, usize) -> Answer,
     ) -> Answer {
         let mapping = self.mappings.get(mapping).ok_or(Refusal::Unopened)?;
-        if offset + len > mapping.len {
-            return Ok("outside".into());
+        let end = mapping.len.min(mapping.size_of_file()?).min(offset + len);
+        if offset >= end {
+            return Ok("behind the end".into());
         }
-        // SAFETY: the sum lies in the mapping.
-        access(unsafe { mapping.at.as_ptr().byte_add(offset) }, len)
+        // SAFETY: the offset lies in the mapping, and the length ends in it.
+        access(
+            unsafe { mapping.at.as_ptr().byte_add(offset) },
+            end - offset,
+        )
     }
 
     fn of_attributes(&mut self, words: &[&str]) -> Option<Answer> {
@@ -505,7 +523,7 @@ fn zeros(file: &OwnedFd, from: i64, to: i64) -> nix::Result<String> {
     }
 }
 
-/// Loads from a mapping by a system call: what lies past the end of the file is EFAULT then instead of a signal.
+/// Loads from a mapping by a system call: a page that is gone meanwhile is EFAULT then instead of a signal.
 fn load(at: *mut libc::c_void, len: usize) -> Answer {
     let (read, write) = unistd::pipe()?;
     // SAFETY: the kernel checks the range itself.
