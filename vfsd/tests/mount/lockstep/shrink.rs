@@ -13,6 +13,7 @@ pub fn shrink(
     loop {
         let before = calls.clone();
         delete(&mut calls, until, &mut fails);
+        rename(&mut calls, until, &mut fails);
         simplify(&mut calls, until, &mut fails);
         if calls == before || Instant::now() > until {
             return calls;
@@ -38,6 +39,66 @@ fn delete(calls: &mut Vec<String>, until: Instant, fails: &mut impl FnMut(&[Stri
             return;
         }
         part /= 2;
+    }
+}
+
+/// Fewer processes and files, and plain names, each changed in all calls at once.
+fn rename(calls: &mut Vec<String>, until: Instant, fails: &mut impl FnMut(&[String]) -> bool) {
+    for (from, to) in [("1", "0"), ("2", "0"), ("2", "1")] {
+        try_everywhere(calls, until, fails, |at, word| {
+            (at == 0 && word == from).then(|| to.into())
+        });
+    }
+    for (from, to) in [
+        ("d/a", "a"),
+        ("b", "a"),
+        ("c", "a"),
+        ("c", "b"),
+        ("d/a", "b"),
+        ("s", "a"),
+    ] {
+        try_everywhere(calls, until, fails, |at, word| {
+            (at > 1 && word == from).then(|| to.into())
+        });
+    }
+    for kind in ["h", "m"] {
+        let mut names: Vec<String> = Vec::new();
+        for name in calls.iter().flat_map(|call| call.split(' ').skip(2)) {
+            let number = name
+                .strip_prefix(kind)
+                .and_then(|rest| rest.parse::<u32>().ok());
+            if number.is_some() && !names.iter().any(|known| known == name) {
+                names.push(name.to_owned());
+            }
+        }
+        try_everywhere(calls, until, fails, |at, word| {
+            let number = names
+                .iter()
+                .position(|name| name == word)
+                .filter(|_| at > 1)?;
+            Some(format!("{kind}{}", number + 1))
+        });
+    }
+}
+
+/// Replaces words, by their place in the call, if the calls fail with that as well.
+fn try_everywhere(
+    calls: &mut Vec<String>,
+    until: Instant,
+    fails: &mut impl FnMut(&[String]) -> bool,
+    replace: impl Fn(usize, &str) -> Option<String>,
+) {
+    let changed: Vec<String> = calls
+        .iter()
+        .map(|call| {
+            let words = call.split(' ').enumerate();
+            let words =
+                words.map(|(at, word)| replace(at, word).unwrap_or_else(|| word.to_owned()));
+            words.collect::<Vec<_>>().join(" ")
+        })
+        .collect();
+    if changed != *calls && Instant::now() < until && fails(&changed) {
+        *calls = changed;
     }
 }
 
@@ -109,4 +170,9 @@ fn a_failing_sequence_becomes_the_two_calls_that_matter() {
     };
     let shrunk = shrink(calls, Duration::from_secs(60), fails);
     assert_eq!(shrunk, ["0 write h7 A*4", "0 write h31 A*4"]);
+    let calls = ["2 open h9 d/a rw", "2 close h9"].map(str::to_owned);
+    let shrunk = shrink(calls.to_vec(), Duration::from_secs(60), |calls| {
+        calls.len() == 2
+    });
+    assert_eq!(shrunk, ["0 open h1 a rw", "0 close h1"]);
 }

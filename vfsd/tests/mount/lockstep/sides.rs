@@ -40,7 +40,16 @@ impl Difference {
         let call = self
             .call
             .trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
-        let word = |text: &str| text.split(' ').next().unwrap_or_default().to_owned();
+        let word = |text: &str| {
+            let word = text.split(' ').next().unwrap_or_default();
+            // Of a walk the first word is a path, whichever it is.
+            if word.starts_with("./") {
+                "entry"
+            } else {
+                word
+            }
+            .to_owned()
+        };
         format!("{} {} {}", word(call), word(&self.ext4), word(&self.tree))
     }
 }
