@@ -5,8 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::lockstep::{check, sides::Sides};
-use crate::{Cluster, run, run_with_shared_mapping};
+use crate::lockstep::{check, report, sides::Sides};
+use crate::{Cluster, kernel_is_at_least, run, run_with_shared_mapping};
 
 /// The lockstep itself: a difference that stays (ext4 keeps extended attributes in one block) is seen and told.
 #[test]
@@ -21,6 +21,163 @@ fn the_lockstep_sees_a_difference() {
             difference.tree.as_str()
         ),
         (1, "ENOSPC", "ok")
+    );
+}
+
+/// What random calls have found, by what it shows.
+const FOUND: &[(&str, &str)] = &[
+    (
+        "a synchronous write stands over pending bytes of another handle",
+        "0 open h1 a rw,creat,sync
+         0 open h2 a rw
+         0 write h2 Q*4
+         0 write h1 R*4
+         0 pread h2 0 1
+         0 close h2
+         0 cat a",
+    ),
+    (
+        "a handle that was opened anew by its descriptor writes later",
+        "0 open h1 a rw,creat
+         0 pwrite h1 0 K*4
+         0 reopen h2 h1 rw
+         0 dup h3 h2
+         0 write h3 V*4
+         0 close h3
+         0 close h1",
+    ),
+    (
+        "a write stands after another handle has cut the file to nothing",
+        "0 open h1 a w,creat
+         0 open h2 a w
+         0 ftruncate h1 0
+         0 write h2 L*4
+         0 close h2
+         0 close h1",
+    ),
+    (
+        "an open that truncates cuts pending bytes, whichever handle is closed first",
+        "0 open h1 a w,creat
+         0 write h1 I*4
+         0 open h2 a w,trunc
+         0 stat a
+         0 close h2
+         0 stat a
+         0 close h1",
+    ),
+    (
+        "a save stands though a reader has truncated before",
+        "0 save a Z*4
+         0 open h1 a r,trunc
+         0 save a S*4
+         0 cat a
+         0 close h1",
+    ),
+    (
+        "a file grows again by a handle that was there before an open truncated it",
+        "0 open h1 a rw,creat
+         0 truncate a 1
+         0 open h2 a rw,trunc
+         0 ftruncate h1 1
+         0 open h3 a rw,trunc
+         0 fallocate h1 plain 0 3
+         0 stat a",
+    ),
+    (
+        "a rename carries no truncation of another file",
+        "0 mkdir d
+         0 save d/a Y*4
+         0 open h1 b rw,creat
+         0 link d/a a
+         2 open h2 a w
+         0 rename b a
+         2 ftruncate h2 0
+         0 save d/a I*4
+         0 rename d/a c
+         0 cat c",
+    ),
+    (
+        "holes are looked for in the file as it is now",
+        "0 save a F*4
+         1 open h1 a r
+         0 truncate a 0
+         1 hole h1 1
+         0 open h2 b rw,creat
+         0 pwrite h2 0 A*4
+         1 truncate b 0
+         0 hole h2 0
+         0 data h2 0",
+    ),
+    (
+        "fallocate moves the times whatever it changes",
+        "0 open h1 a rw,creat
+         0 fstat h1
+         0 fallocate h1 keep 0 1
+         0 fstat h1
+         0 fallocate h1 punch 0 1
+         0 fstat h1
+         0 fallocate h1 zerokeep 0 1
+         0 fstat h1
+         0 futimens h1 1000
+         0 fallocate h1 zero 0 1
+         0 stat a",
+    ),
+    (
+        "an open that truncates an empty file moves its times",
+        "0 open h1 a w,creat
+         0 futimens h1 1000
+         0 open h2 a rw,trunc
+         0 stat a",
+    ),
+    (
+        "a child appends behind what was allocated",
+        "0 open h1 a rw,creat,append
+         0 fallocate h1 zero 0 1
+         0 child h1 O*4
+         0 position h1 end 0
+         0 cat a",
+    ),
+    (
+        "a shell appends behind what another handle has cut",
+        "0 open h1 a rw,creat
+         0 reopen h2 h1 rw
+         0 ftruncate h2 0
+         0 shell >> a I*4
+         0 cat a",
+    ),
+    (
+        "a mapping shows what a shell has written",
+        "0 save a Y*4
+         0 open h1 a rw
+         0 mmap m1 h1 1
+         0 write h1 U*2
+         0 shell > a A*4
+         0 load m1 0 1",
+    ),
+];
+
+#[test]
+fn what_random_calls_have_found_stays_right() {
+    let mut sides = Sides::start();
+    let mut wrong = Vec::new();
+    for (shows, sequence) in FOUND {
+        let calls: Vec<String> = sequence
+            .lines()
+            .map(|call| call.trim().to_owned())
+            .collect();
+        if sequence.contains(" mmap ") && !kernel_is_at_least(6, 6) {
+            continue;
+        }
+        if let Some(difference) = sides.run(&calls) {
+            wrong.push(format!("{shows}:\n{}", report(&calls, &difference)));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} of {}:\n{}",
+        wrong.len(),
+        FOUND.len(),
+        wrong.join("\n")
     );
 }
 
@@ -310,10 +467,11 @@ PY
         python3 - <<'PY'
 import os
 path, missing = os.environ['A'] + '/g', 0
-for _ in range(4000):
+for turn in range(4000):
     try:
         with open(path) as f: assert f.read(), 'an empty version'
         os.stat(path); os.listxattr(path)
+        if turn % 4 == 0: os.utime(path); os.chmod(path, 0o600 + turn % 8); os.truncate(path, 5)
     except FileNotFoundError:
         missing += 1
 assert missing == 0, f'missing at {missing} of 4000 looks'

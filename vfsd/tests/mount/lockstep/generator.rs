@@ -103,7 +103,13 @@ pub fn sequence(seed: u64, calls: usize, workers: Option<usize>) -> Vec<String> 
     let mut rng = StdRng::seed_from_u64(seed);
     let one_or_three = if rng.random_bool(0.5) { 1 } else { 3 };
     let topic = TOPICS[rng.random_range(0..TOPICS.len())];
+    // Few files: calls on different ones do not meet.
+    let mut files = FILES.to_vec();
+    while files.len() > 1 && rng.random_bool(0.7) {
+        files.swap_remove(rng.random_range(0..files.len()));
+    }
     let mut generator = Generator {
+        files,
         workers: workers.unwrap_or(one_or_three),
         rng,
         open: Vec::new(),
@@ -111,9 +117,13 @@ pub fn sequence(seed: u64, calls: usize, workers: Option<usize>) -> Vec<String> 
         made: 0,
     };
     let mut lines = Vec::new();
-    // Half of all sequences find directories and files in place.
-    if generator.rng.random_bool(0.5) {
-        lines.extend(["0 mkdir d", "0 save a Z*5000", "0 save d/a Y*100"].map(String::from));
+    // Most sequences find their files in place: what is not there is refused, and refusals are soon the same.
+    if generator.rng.random_bool(0.75) {
+        lines.push("0 mkdir d".to_owned());
+        for file in generator.files.clone() {
+            let data = generator.data();
+            lines.push(format!("0 save {file} {data}"));
+        }
     }
     while lines.len() < calls {
         lines.extend(generator.call(topic));
@@ -124,6 +134,7 @@ pub fn sequence(seed: u64, calls: usize, workers: Option<usize>) -> Vec<String> 
 
 struct Generator {
     rng: StdRng,
+    files: Vec<&'static str>,
     workers: usize,
     /// Handles that may be open, with their processes.
     open: Vec<(usize, String)>,
@@ -174,8 +185,9 @@ impl Generator {
 
     /// A file in most cases, sometimes any path.
     fn path(&mut self) -> &'static str {
-        let all = self.rng.random_bool(0.2);
-        self.pick(if all { PATHS } else { FILES })
+        let all = self.rng.random_bool(0.15);
+        let among = if all { PATHS } else { &self.files.clone() };
+        self.pick(among)
     }
 
     fn call(&mut self, topic: &[(Kind, u32)]) -> Option<String> {
@@ -204,9 +216,9 @@ impl Generator {
     }
 
     fn flags(&mut self) -> String {
-        let mut flags = vec![self.pick(&["r", "w", "rw", "rw", "rw"])];
+        let mut flags = vec![self.pick(&["r", "w", "rw", "rw", "rw", "rw", "rw"])];
         let chances = [
-            ("creat", 0.6),
+            ("creat", 0.8),
             ("trunc", 0.25),
             ("append", 0.25),
             ("excl", 0.05),
@@ -348,7 +360,7 @@ impl Generator {
             0..=2 => format!("{worker} link {path} {other}"),
             3..=5 => format!("{worker} unlink {path}"),
             6..=8 => {
-                let to = self.pick(FILES);
+                let to = self.pick(&self.files.clone());
                 format!("{worker} rename {path} {to}")
             }
             9 => format!("{worker} rename {any} {other}"),

@@ -48,7 +48,7 @@ pub fn check(sequence: &str) {
 }
 
 /// The calls up to the difference, and both answers.
-fn report(calls: &[String], difference: &Difference) -> String {
+pub fn report(calls: &[String], difference: &Difference) -> String {
     let mut text = String::new();
     for call in calls.iter().take(difference.at + 1) {
         writeln!(text, "    {call}").unwrap();
