@@ -4,24 +4,26 @@
 //! against its name. Not here: which contents are needed (`snapshot_store.rs`).
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::state_machine::blob::{self, BlobDigest};
 use crate::state_machine::content::Content;
 use crate::storage::atomic_file;
+use crate::storage::disk::Disk;
 
 /// A directory of contents.
 #[derive(Debug, Clone)]
 pub struct BlobStore {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
 }
 
 impl BlobStore {
-    /// Uses `dir`, which is made when the first content is stored.
-    pub fn new(dir: PathBuf) -> Self {
-        Self { dir }
+    /// Uses `dir` on `disk`, which is made when the first content is stored.
+    pub fn new(disk: Arc<dyn Disk>, dir: PathBuf) -> Self {
+        Self { disk, dir }
     }
 
     /// Stores those of `contents` that are not there yet. Blocks on the disk.
@@ -32,18 +34,24 @@ impl BlobStore {
         let Some(&some) = contents.keys().next() else {
             return Ok(());
         };
-        if !self.dir.exists() {
-            fs::create_dir(&self.dir)?;
-            atomic_file::sync_parent(&self.dir)?;
+        let disk = &*self.disk;
+        match disk.create_dir(&self.dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            // Flushed in any case: whoever made it may have been interrupted before that.
+            _ => atomic_file::sync_parent(disk, &self.dir)?,
         }
         for (&digest, content) in contents {
             let path = self.path(digest);
-            if !path.exists() {
-                atomic_file::write_unlisted(&path, &blob::encode(content), 0o600)?;
+            match disk.size(&path) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    atomic_file::write_unlisted(disk, &path, &blob::encode(content), 0o600)?;
+                }
+                Err(error) => return Err(error),
             }
         }
         // One for all of them, also for those that a crash has left without.
-        Ok(atomic_file::sync_parent(&self.path(some))?)
+        Ok(atomic_file::sync_parent(disk, &self.path(some))?)
     }
 
     /// The content with this digest, if it is there. Blocks on the disk.
@@ -51,7 +59,7 @@ impl BlobStore {
     /// # Errors
     /// If it cannot be read, or its bytes have changed since it was stored (`InvalidData`).
     pub fn get(&self, digest: BlobDigest) -> io::Result<Option<Content>> {
-        let bytes = match fs::read(self.path(digest)) {
+        let bytes = match self.disk.read(&self.path(digest)) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
@@ -66,7 +74,7 @@ impl BlobStore {
     /// # Errors
     /// If the disk refuses.
     pub fn remove(&self, digest: BlobDigest) -> io::Result<()> {
-        fs::remove_file(self.path(digest))
+        self.disk.remove(&self.path(digest))
     }
 
     /// Takes away everything but `needed`: contents that no snapshot names any more, and what a crash left.
@@ -74,20 +82,26 @@ impl BlobStore {
     /// # Errors
     /// If the disk refuses.
     pub fn retain(&self, needed: &BTreeMap<BlobDigest, Content>) -> io::Result<()> {
-        let files = match fs::read_dir(&self.dir) {
-            Ok(files) => files,
+        let names = match self.disk.list(&self.dir) {
+            Ok(names) => names,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
-        for file in files {
-            let file = file?;
-            let name = file.file_name();
-            let digest = name.to_str().and_then(BlobDigest::from_hex);
+        for name in names {
+            let digest = BlobDigest::from_hex(&name);
             if !digest.is_some_and(|digest| needed.contains_key(&digest)) {
-                fs::remove_file(file.path())?;
+                self.disk.remove(&self.dir.join(name))?;
             }
         }
         Ok(())
+    }
+
+    /// Removes what an interrupted [`BlobStore::insert`] has left half written.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn remove_left_overs(&self) -> io::Result<()> {
+        Ok(atomic_file::remove_left_overs(&*self.disk, &self.dir)?)
     }
 
     fn path(&self, digest: BlobDigest) -> PathBuf {
@@ -97,8 +111,11 @@ impl BlobStore {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::state_machine::command::ContentOp;
+    use crate::storage::disk::RealDisk;
 
     fn content(byte: u8) -> (BlobDigest, Content) {
         let mut content = Content::default();
@@ -113,7 +130,7 @@ mod tests {
     #[test]
     fn contents_are_stored_once_and_only_the_needed_ones_stay() {
         let dir = tempfile::tempdir().unwrap();
-        let store = BlobStore::new(dir.path().join("blobs"));
+        let store = BlobStore::new(RealDisk::shared(), dir.path().join("blobs"));
         let [one, two] = [content(1), content(2)];
         assert_eq!(store.get(one.0).unwrap(), None);
         store.retain(&BTreeMap::new()).unwrap();
@@ -133,7 +150,7 @@ mod tests {
     #[test]
     fn a_changed_file_is_refused_until_it_is_stored_anew() {
         let dir = tempfile::tempdir().unwrap();
-        let store = BlobStore::new(dir.path().join("blobs"));
+        let store = BlobStore::new(RealDisk::shared(), dir.path().join("blobs"));
         let (digest, content) = content(7);
         let one = BTreeMap::from([(digest, content)]);
         store.insert(&one).unwrap();

@@ -43,6 +43,7 @@ use crate::limits::{
     LOG_ENTRIES_KEPT, LOG_SEGMENT_BYTES, QUORUM_SILENCE_MAX, SNAPSHOT_TIMEOUT,
 };
 use crate::storage::append_log::AppendLog;
+use crate::storage::disk::RealDisk;
 use crate::transport::identity::NodeIdentity;
 use crate::transport::server::Server;
 use crate::transport::tls::TlsSettings;
@@ -101,7 +102,7 @@ impl Node {
             settings.log_segment_bytes,
         )?);
         let published = Published::new(sink);
-        let snapshots = SnapshotStore::new(settings.snapshot_dir.clone());
+        let snapshots = SnapshotStore::open(RealDisk::shared(), settings.snapshot_dir.clone())?;
         let machine = RaftStateMachine::open(snapshots.clone(), Arc::clone(&published))?;
         let tls = TlsSettings::new(&settings.identity)?;
         let peers = Arc::new(Peers::new(Arc::clone(&tls.client)));

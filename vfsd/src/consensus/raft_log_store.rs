@@ -49,7 +49,7 @@ impl RaftLogReader<TypeConfig> for RaftLogStore {
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
-        let entries = self.log.entries(bounds(&range), u64::MAX)?;
+        let entries = self.log.entries(bounds(&range), u64::MAX).await?;
         entries.into_iter().map(raft_entry).collect()
     }
 
@@ -62,7 +62,7 @@ impl RaftLogReader<TypeConfig> for RaftLogStore {
         start: u64,
         end: u64,
     ) -> Result<Vec<RaftEntry>, io::Error> {
-        let entries = self.log.entries(start..end, REPLICATION_BYTES_MAX)?;
+        let entries = self.log.entries(start..end, REPLICATION_BYTES_MAX).await?;
         entries.into_iter().map(raft_entry).collect()
     }
 }

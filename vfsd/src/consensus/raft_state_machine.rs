@@ -189,17 +189,12 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = StateImage;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let (machine, meta, snapshots) = (
-            self.machine.clone(),
-            self.meta.clone(),
-            self.snapshots.clone(),
-        );
-        let image = tokio::task::spawn_blocking(move || {
+        let (machine, meta) = (self.machine.clone(), self.meta.clone());
+        let save = move |snapshots: &SnapshotStore| {
             let image = machine.image();
             snapshots.save(&meta, &image).map(|()| image)
-        })
-        .await
-        .map_err(io::Error::other)??;
+        };
+        let image = self.snapshots.run_blocking(save).await??;
         Ok(Snapshot {
             meta: self.meta.clone(),
             snapshot: image,
@@ -241,23 +236,19 @@ impl openraft::storage::RaftStateMachine<TypeConfig> for RaftStateMachine {
         meta: &SnapshotMeta,
         snapshot: StateImage,
     ) -> Result<(), io::Error> {
-        let (snapshots, head) = (self.snapshots.clone(), meta.clone());
-        let machine = tokio::task::spawn_blocking(move || {
+        let head = meta.clone();
+        let save = move |snapshots: &SnapshotStore| {
             // Decoded before it is saved: what cannot be read must never replace what can.
             let machine = decode(&snapshot)?;
             snapshots.save(&head, &snapshot)?;
             io::Result::Ok(machine)
-        })
-        .await
-        .map_err(io::Error::other)??;
+        };
+        let machine = self.snapshots.run_blocking(save).await??;
         self.replace(meta, machine);
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        let snapshots = self.snapshots.clone();
-        tokio::task::spawn_blocking(move || snapshots.load())
-            .await
-            .map_err(io::Error::other)?
+        self.snapshots.run_blocking(SnapshotStore::load).await?
     }
 }

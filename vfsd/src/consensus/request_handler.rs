@@ -431,9 +431,11 @@ async fn contents_here(
     core: &Core,
     named: BTreeSet<BlobDigest>,
 ) -> Result<BTreeMap<BlobDigest, Content>, String> {
-    let snapshots = core.snapshots.clone();
-    let found = tokio::task::spawn_blocking(move || snapshots.contents_of(&named)).await;
+    let found = core
+        .snapshots
+        .run_blocking(move |snapshots| snapshots.contents_of(&named));
     found
+        .await
         .map_err(|error| error.to_string())?
         .map_err(|error| error.to_string())
 }

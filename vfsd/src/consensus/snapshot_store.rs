@@ -6,7 +6,6 @@
 //! after it is durable. Not here: how the state is encoded (`state_machine/snapshot.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +20,7 @@ use crate::state_machine::blob::BlobDigest;
 use crate::state_machine::content::Content;
 use crate::state_machine::snapshot::{StateImage, named_in};
 use crate::storage::atomic_file;
+use crate::storage::disk::{self, Disk};
 use crate::storage::record::Position;
 
 const MAGIC: &[u8; 8] = b"vfsnap1\n";
@@ -59,6 +59,7 @@ impl SnapshotHead {
 /// The directory with the snapshots of this node.
 #[derive(Debug, Clone)]
 pub struct SnapshotStore {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
     blobs: BlobStore,
     // One writer at a time: contents that one has just stored must not be taken away by another.
@@ -66,13 +67,32 @@ pub struct SnapshotStore {
 }
 
 impl SnapshotStore {
-    /// Uses the existing directory `dir`.
-    pub fn new(dir: PathBuf) -> Self {
-        Self {
-            blobs: BlobStore::new(dir.join("blobs")),
+    /// Uses the existing directory `dir` on `disk`. Blocks on the disk: what interrupted saves have left is removed.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn open(disk: Arc<dyn Disk>, dir: PathBuf) -> io::Result<Self> {
+        let blobs = BlobStore::new(Arc::clone(&disk), dir.join("blobs"));
+        atomic_file::remove_left_overs(&*disk, &dir)?;
+        blobs.remove_left_overs()?;
+        Ok(Self {
+            disk,
             dir,
+            blobs,
             writing: Arc::default(),
-        }
+        })
+    }
+
+    /// Runs `job` on the store where it blocks nobody else.
+    ///
+    /// # Errors
+    /// If the job panicked or the runtime is stopping.
+    pub async fn run_blocking<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let store = self.clone();
+        disk::run_blocking(&*self.disk, move || job(&store)).await
     }
 
     /// Writes a snapshot and removes older ones; does nothing if a newer one is there. Blocks on the disk.
@@ -88,9 +108,9 @@ impl SnapshotStore {
             return Ok(());
         }
         self.blobs.insert(&image.blobs)?;
-        atomic_file::write(&path, &bytes, 0o600)?;
+        atomic_file::write_on(&*self.disk, &path, &bytes, 0o600)?;
         for older in self.list()?.into_iter().filter(|other| *other != path) {
-            fs::remove_file(&older)?;
+            self.disk.remove(&older)?;
         }
         self.blobs.retain(&image.blobs)
     }
@@ -104,7 +124,7 @@ impl SnapshotStore {
         let Some(path) = self.list()?.pop() else {
             return Ok(None);
         };
-        let (meta, manifest) = read(&path)?;
+        let (meta, manifest) = read(&path, &self.disk.read(&path)?)?;
         let damaged = |reason: String| damaged(&path, &reason);
         let mut blobs = BTreeMap::new();
         for digest in named_in(&manifest).map_err(|error| damaged(error.to_string()))? {
@@ -146,22 +166,17 @@ impl SnapshotStore {
     pub fn size(&self) -> u64 {
         let newest = self.list().ok().and_then(|mut paths| paths.pop());
         newest
-            .and_then(|path| fs::metadata(path).ok())
-            .map_or(0, |metadata| metadata.len())
+            .and_then(|path| self.disk.size(&path).ok())
+            .unwrap_or(0)
     }
 
     /// Snapshots, oldest first; left-overs of a crash are not among them.
     fn list(&self) -> io::Result<Vec<PathBuf>> {
-        let mut paths = Vec::new();
-        for entry in fs::read_dir(&self.dir)? {
-            let path = entry?.path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "snap")
-            {
-                paths.push(path);
-            }
-        }
+        let names = self.disk.list(&self.dir)?.into_iter();
+        let mut paths: Vec<_> = names
+            .filter(|name| name.ends_with(".snap"))
+            .map(|name| self.dir.join(name))
+            .collect();
         // Names begin with the index in fixed width.
         paths.sort();
         Ok(paths)
@@ -195,9 +210,8 @@ fn damaged(path: &Path, reason: &str) -> io::Error {
     )
 }
 
-fn read(path: &Path) -> io::Result<(SnapshotMeta, Arc<[u8]>)> {
+fn read(path: &Path, bytes: &[u8]) -> io::Result<(SnapshotMeta, Arc<[u8]>)> {
     let damaged = |reason: &str| damaged(path, reason);
-    let bytes = fs::read(path)?;
     let (body, digest) = bytes
         .split_last_chunk::<DIGEST_LEN>()
         .ok_or_else(|| damaged("it is cut off"))?;
@@ -221,8 +235,16 @@ fn read(path: &Path) -> io::Result<(SnapshotMeta, Arc<[u8]>)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::consensus::images_test::image;
+    use crate::storage::disk::RealDisk;
+    use crate::storage::disk::fake::{FakeDisk, Faults};
+
+    fn open(dir: &Path) -> SnapshotStore {
+        SnapshotStore::open(RealDisk::shared(), dir.to_path_buf()).unwrap()
+    }
 
     fn meta(index: u64) -> SnapshotMeta {
         SnapshotMeta {
@@ -238,7 +260,7 @@ mod tests {
     #[test]
     fn the_newest_whole_snapshot_is_loaded_and_older_ones_go() {
         let dir = tempfile::tempdir().unwrap();
-        let store = SnapshotStore::new(dir.path().to_path_buf());
+        let store = open(dir.path());
         assert!(store.load().unwrap().is_none());
         store.save(&meta(9), &image(&[1, 2])).unwrap();
         assert_eq!(blobs_in(dir.path()), 2);
@@ -251,9 +273,47 @@ mod tests {
     }
 
     #[test]
+    fn what_interrupted_saves_have_left_is_removed_at_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        store.save(&meta(9), &image(&[1])).unwrap();
+        let left =
+            ["0000000000000063-0.snap.tmp", "blobs/ab12.tmp"].map(|name| dir.path().join(name));
+        for path in &left {
+            fs::write(path, b"torn").unwrap();
+        }
+        let store = open(dir.path());
+        assert!(!left.iter().any(|path| path.exists()));
+        assert_eq!(store.load().unwrap().unwrap().snapshot, image(&[1]));
+    }
+
+    #[test]
+    fn a_save_that_meets_a_full_disk_takes_no_room_and_leaves_the_one_before() {
+        let disk = FakeDisk::new(1, Faults::default());
+        let dir = PathBuf::from("/snapshots");
+        disk.create_dir(&dir).unwrap();
+        let store = SnapshotStore::open(Arc::new(disk.clone()), dir.clone()).unwrap();
+        store.save(&meta(9), &image(&[1])).unwrap();
+        let names = || {
+            (
+                disk.list(&dir).unwrap(),
+                disk.list(&dir.join("blobs")).unwrap(),
+            )
+        };
+        let before = names();
+        disk.set_faults(Faults {
+            capacity: Some(0),
+            ..Faults::default()
+        });
+        assert!(store.save(&meta(300), &image(&[1, 2])).is_err());
+        assert_eq!(names(), before);
+        assert_eq!(store.load().unwrap().unwrap().meta, meta(9));
+    }
+
+    #[test]
     fn an_older_snapshot_that_is_ready_later_replaces_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let store = SnapshotStore::new(dir.path().to_path_buf());
+        let store = open(dir.path());
         store.save(&meta(300), &image(&[3])).unwrap();
         store.save(&meta(9), &image(&[1])).unwrap();
         let loaded = store.load().unwrap().unwrap();
@@ -263,7 +323,7 @@ mod tests {
     #[test]
     fn a_flipped_bit_anywhere_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
-        let store = SnapshotStore::new(dir.path().to_path_buf());
+        let store = open(dir.path());
         store.save(&meta(1), &image(&[1])).unwrap();
         let path = store.path(Some(Position { term: 3, index: 1 }));
         let whole = fs::read(&path).unwrap();
@@ -278,7 +338,7 @@ mod tests {
     #[test]
     fn a_damaged_content_stops_the_start_and_is_asked_for_again_by_a_receiver() {
         let dir = tempfile::tempdir().unwrap();
-        let store = SnapshotStore::new(dir.path().to_path_buf());
+        let store = open(dir.path());
         let image = image(&[1, 2]);
         let named: BTreeSet<_> = image.blobs.keys().copied().collect();
         store.save(&meta(1), &image).unwrap();

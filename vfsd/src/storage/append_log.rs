@@ -5,26 +5,28 @@
 //! good. Not here: what the entries mean (`consensus/raft_log_store.rs`).
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
+use super::disk::{self, Disk, DiskFile, RealDisk};
 use super::log_index::{LogIndex, Place};
 use super::log_writer::{LogWriter, Start};
 use super::record::{Checkpoint, Position, StoredEntry, Vote};
-use super::{StorageError, recovery, segment};
+use super::{StorageError, atomic_file, recovery, segment};
 use crate::limits::{
     COMMITTED_MARK_EVERY, ENTRY_BYTES_MAX, LOG_QUEUE_BYTES_MAX, LOG_SEGMENT_BYTES,
 };
 
-/// Called from the writer's thread when everything queued before it is durable, or will never be.
+/// Called by the writer when everything queued before it is durable, or will never be.
 pub type Completion = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// What waits for the writer.
@@ -48,23 +50,43 @@ impl Operation {
 
 /// What the log's users and its writer share.
 pub(super) struct Shared {
+    pub(super) disk: Arc<dyn Disk>,
     pub(super) dir: PathBuf,
     pub(super) segment_bytes: u64,
     // Leaf lock: nothing is called and no file is touched while it is held.
     state: Mutex<State>,
+    /// Wakes a writer that is a thread.
     work: Condvar,
-    room: Condvar,
+    /// Wakes a writer that is a task.
+    pub(super) work_for_task: Notify,
+    room: Notify,
+    // Held while waiting for room, so that who came first goes on first.
+    room_queue: tokio::sync::Mutex<()>,
+}
+
+/// What there is for the writer to do.
+pub(super) enum Next {
+    /// To be written.
+    Batch(Vec<Operation>),
+    /// Not now.
+    Nothing,
+    /// The log was closed, and all is written.
+    End,
 }
 
 #[derive(Default)]
 struct State {
     index: LogIndex,
-    segments: BTreeMap<u64, Arc<File>>,
+    segments: BTreeMap<u64, Arc<dyn DiskFile>>,
     queue: VecDeque<Operation>,
     queued_bytes: usize,
     committed_unwritten: bool,
     /// The last entry that came to disk; it may have been truncated since.
     written: Option<Position>,
+    /// The last purge that came to disk.
+    purge_written: Option<Position>,
+    /// Since when the writer has not come back from the disk.
+    writing_since: Option<Instant>,
     poisoned: Option<String>,
     closing: bool,
     closed: bool,
@@ -107,11 +129,19 @@ impl AppendLog {
     /// # Errors
     /// As there.
     pub fn create_with(dir: &Path, segment_bytes: u64) -> Result<(), StorageError> {
-        if !segment::list(dir)?.is_empty() {
+        Self::create_on(&RealDisk, dir, segment_bytes)
+    }
+
+    /// As [`AppendLog::create_with`] on another disk.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn create_on(disk: &dyn Disk, dir: &Path, segment_bytes: u64) -> Result<(), StorageError> {
+        if !segment::list(disk, dir)?.is_empty() {
             return Err(StorageError::NotEmpty(dir.to_path_buf()));
         }
-        let prepared = segment::prepare(dir, segment_bytes)?;
-        segment::activate(&prepared, dir, 1).map(drop)
+        let prepared = segment::prepare(disk, dir, segment_bytes)?;
+        segment::activate(disk, &prepared, dir, 1).map(drop)
     }
 
     /// Opens the log in `dir`, cutting off an interrupted write.
@@ -127,10 +157,23 @@ impl AppendLog {
     /// # Errors
     /// As there.
     pub fn open_with(dir: &Path, segment_bytes: u64) -> Result<Self, StorageError> {
-        let found = recovery::recover(dir, segment_bytes)?;
+        Self::open_on(RealDisk::shared(), dir, segment_bytes)
+    }
+
+    /// As [`AppendLog::open_with`] on another disk.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        segment_bytes: u64,
+    ) -> Result<Self, StorageError> {
+        atomic_file::remove_left_overs(&*disk, dir)?;
+        let found = recovery::recover(&*disk, dir, segment_bytes)?;
         let mut segments = BTreeMap::new();
         for &(number, _) in &found.segments {
-            segments.insert(number, Arc::new(segment::open(dir, number)?));
+            segments.insert(number, segment::open(&*disk, dir, number)?);
         }
         let (&active, file) = segments
             .last_key_value()
@@ -150,24 +193,28 @@ impl AppendLog {
             written,
         };
         let shared = Arc::new(Shared {
+            disk,
             dir: dir.to_path_buf(),
             segment_bytes,
             state: Mutex::new(State {
+                purge_written: found.index.purged,
                 index: found.index,
                 segments,
                 ..State::default()
             }),
             work: Condvar::new(),
-            room: Condvar::new(),
+            work_for_task: Notify::new(),
+            room: Notify::new(),
+            room_queue: tokio::sync::Mutex::new(()),
         });
         let writer = LogWriter::new(Arc::clone(&shared), start);
-        let thread = std::thread::Builder::new()
-            .name("log-writer".into())
-            .spawn(move || writer.run())
+        let thread = shared
+            .disk
+            .employ("log-writer", Box::new(writer))
             .map_err(StorageError::io("start the writer of", dir))?;
         Ok(Self {
             shared,
-            writer: Mutex::new(Some(thread)),
+            writer: Mutex::new(thread),
         })
     }
 
@@ -226,15 +273,45 @@ impl AppendLog {
         self.shared.state.lock().segments.len() as u64 * self.shared.segment_bytes
     }
 
-    /// Appends entries, readable at once; `done` is called when they are durable. Waits while the queue is full.
+    /// Waits while more waits for the disk than [`LOG_QUEUE_BYTES_MAX`]. Whoever brings entries waits here first:
+    /// [`AppendLog::append`] itself never does, because Raft beats no heart meanwhile.
+    ///
+    /// # Errors
+    /// [`StorageError::Poisoned`]: the log takes nothing any more.
+    pub async fn wait_for_room(&self) -> Result<(), StorageError> {
+        if self.has_room()? {
+            return Ok(());
+        }
+        let _turn = self.shared.room_queue.lock().await;
+        loop {
+            let room = self.shared.room.notified();
+            if self.has_room()? {
+                return Ok(());
+            }
+            room.await;
+        }
+    }
+
+    fn has_room(&self) -> Result<bool, StorageError> {
+        let state = self.shared.state.lock();
+        match &state.poisoned {
+            Some(reason) => Err(StorageError::Poisoned(reason.clone())),
+            None => Ok(state.queued_bytes <= LOG_QUEUE_BYTES_MAX),
+        }
+    }
+
+    /// For how long the disk has not answered.
+    pub fn stalled_for(&self) -> Duration {
+        let since = self.shared.state.lock().writing_since;
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Appends entries, readable at once; `done` is called when they are durable.
     ///
     /// # Panics
     /// If the entries leave a hole, or one is longer than [`ENTRY_BYTES_MAX`].
     pub fn append(&self, entries: impl IntoIterator<Item = StoredEntry>, done: Completion) {
         let mut state = self.shared.state.lock();
-        while state.queued_bytes > LOG_QUEUE_BYTES_MAX && state.poisoned.is_none() {
-            self.shared.room.wait(&mut state);
-        }
         for entry in entries {
             let len = entry.payload.len();
             assert!(
@@ -262,11 +339,31 @@ impl AppendLog {
         self.shared.push(&mut state, [Operation::Purge(position)]);
     }
 
-    /// The entries of `range` that exist, until their payloads exceed `bytes_max`; at least one if any exists.
+    /// The entries of `range` that exist, until their payloads exceed `bytes_max`; at least one if any exists. What is
+    /// not in memory is read where it blocks nobody.
     ///
     /// # Errors
     /// [`StorageError::Io`] if a segment cannot be read, [`StorageError::Corrupt`] if what it holds has changed.
-    pub fn entries(
+    pub async fn entries(&self, range: Range<u64>, bytes_max: u64) -> io::Result<Vec<StoredEntry>> {
+        let found = self.locate(range, bytes_max);
+        let in_memory = |located: &Located| matches!(located.source, Source::Cached(_));
+        let is_quick = found.iter().all(in_memory);
+        let dir = self.shared.dir.clone();
+        let load = move || {
+            let loaded = found.into_iter().map(|located| located.load(&dir));
+            loaded.collect::<Result<Vec<_>, _>>()
+        };
+        if is_quick {
+            return Ok(load()?);
+        }
+        Ok(disk::run_blocking(&*self.shared.disk, load).await??)
+    }
+
+    /// As [`AppendLog::entries`], reading on this thread.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn entries_now(
         &self,
         range: Range<u64>,
         bytes_max: u64,
@@ -321,7 +418,7 @@ impl AppendLog {
         {
             let mut state = self.shared.state.lock();
             state.closing = true;
-            self.shared.work.notify_one();
+            self.shared.wake_writer();
         }
         let thread = self.writer.lock().take();
         if let Some(thread) = thread
@@ -348,7 +445,7 @@ struct Located {
 enum Source {
     Cached(Bytes),
     OnDisk {
-        file: Option<Arc<File>>,
+        file: Option<Arc<dyn DiskFile>>,
         place: Place,
         len: u32,
         checksum: u32,
@@ -398,10 +495,15 @@ impl State {
     ///
     /// Raft learns that entries are committed before this node has flushed them: a mark on disk that outruns its
     /// entries names what the log does not have after a crash. And a queued entry that a later operation truncates is
-    /// none of those that the mark covers, so only what the log still holds counts.
+    /// none of those that the mark covers, so only what the log still holds counts. A mark that a snapshot covers goes
+    /// behind the purge that follows it.
     fn mark_within_reach(&self, batch: &[Operation]) -> Option<Position> {
         let committed = self.index.committed.filter(|_| self.committed_unwritten)?;
-        if self.index.purged.is_some_and(|purged| committed <= purged) {
+        let purged = batch.iter().rev().find_map(|operation| match operation {
+            Operation::Purge(position) => Some(*position),
+            _ => None,
+        });
+        if purged.max(self.purge_written) >= Some(committed) {
             return Some(committed);
         }
         let queued = batch.iter().rev().find_map(|operation| match operation {
@@ -428,18 +530,40 @@ impl Shared {
             state.queued_bytes += operation.len();
             state.queue.push_back(operation);
         }
+        self.wake_writer();
+    }
+
+    /// Which of the two waits is the disk's choice; the other costs some nanoseconds.
+    fn wake_writer(&self) {
         self.work.notify_one();
+        self.work_for_task.notify_one();
     }
 
     /// Waits for work and takes about `bytes_max` of it; `None` when the log was closed and all is taken.
-    pub(super) fn next_batch(&self, bytes_max: usize) -> Option<Vec<Operation>> {
+    pub(super) fn wait_for_batch(&self, bytes_max: usize) -> Option<Vec<Operation>> {
         let mut state = self.state.lock();
-        while state.queue.is_empty() && !state.closing {
-            // Nobody wakes the writer for a mark alone: it looks when it has been idle for a while.
-            let waited = self.work.wait_for(&mut state, COMMITTED_MARK_EVERY);
-            if waited.timed_out() && state.mark_within_reach(&[]).is_some() {
-                break;
+        let mut was_idle = false;
+        loop {
+            match self.take_batch(&mut state, bytes_max, was_idle) {
+                Next::Batch(batch) => return Some(batch),
+                Next::End => return None,
+                Next::Nothing => {
+                    let waited = self.work.wait_for(&mut state, COMMITTED_MARK_EVERY);
+                    was_idle = waited.timed_out();
+                }
             }
+        }
+    }
+
+    /// What there is to do now. Nobody wakes the writer for a mark alone: that is written when it `was_idle` for a
+    /// while.
+    pub(super) fn next_batch(&self, bytes_max: usize, was_idle: bool) -> Next {
+        self.take_batch(&mut self.state.lock(), bytes_max, was_idle)
+    }
+
+    fn take_batch(&self, state: &mut State, bytes_max: usize, was_idle: bool) -> Next {
+        if state.queue.is_empty() && !state.closing && !was_idle {
+            return Next::Nothing;
         }
         let mut batch = Vec::new();
         let mut bytes = 0;
@@ -450,16 +574,29 @@ impl Shared {
             batch.push(operation);
         }
         state.queued_bytes -= bytes;
-        self.room.notify_all();
+        self.room.notify_one();
         if let Some(mark) = state.mark_within_reach(&batch) {
             state.committed_unwritten = state.index.committed != Some(mark);
             batch.push(Operation::Committed(mark));
         }
-        if batch.is_empty() {
-            state.closed = true;
-            return None;
+        if !batch.is_empty() {
+            state.writing_since = Some(Instant::now());
+            return Next::Batch(batch);
         }
-        Some(batch)
+        if !state.closing {
+            return Next::Nothing;
+        }
+        state.closed = true;
+        Next::End
+    }
+
+    pub(super) fn note_flushed(&self) {
+        self.state.lock().writing_since = None;
+    }
+
+    pub(super) fn note_purged(&self, position: Position) {
+        let mut state = self.state.lock();
+        state.purge_written = state.purge_written.max(Some(position));
     }
 
     pub(super) fn note_written(&self, places: impl Iterator<Item = (Position, Place)>) {
@@ -471,7 +608,7 @@ impl Shared {
         state.index.evict();
     }
 
-    pub(super) fn add_segment(&self, number: u64, file: Arc<File>) {
+    pub(super) fn add_segment(&self, number: u64, file: Arc<dyn DiskFile>) {
         self.state.lock().segments.insert(number, file);
     }
 
@@ -486,9 +623,11 @@ impl Shared {
     pub(super) fn poison(&self, reason: String) {
         let mut state = self.state.lock();
         state.poisoned.get_or_insert(reason);
-        self.room.notify_all();
+        self.room.notify_one();
     }
 }
 
+#[cfg(test)]
+mod crash_test;
 #[cfg(test)]
 mod recovery_test;

@@ -3,72 +3,118 @@
 //! Invariant: after a crash the file holds its old content or its new one, never a part: the new content is written
 //! beside it, flushed, renamed over it, and the directory is flushed.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::StorageError;
+use super::disk::{Disk, RealDisk, remove_if_there};
 
-/// Replaces the content of `path`; the file gets the permission bits `mode`.
+/// Ending of the file beside, until it is renamed.
+const BESIDE: &str = ".tmp";
+
+/// Replaces the content of `path` on this machine's disk; the file gets the permission bits `mode`.
 ///
 /// # Errors
 /// [`StorageError::Io`] naming the step that failed; the old content then still stands.
 pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), StorageError> {
-    write_unlisted(path, content, mode)?;
-    sync_parent(path)
+    write_on(&RealDisk, path, content, mode)
 }
 
-/// As [`write`], but the name is durable only after a [`sync_parent`] that follows: one for many files.
+/// As [`write`] on another disk.
 ///
 /// # Errors
 /// As there.
-pub fn write_unlisted(path: &Path, content: &[u8], mode: u32) -> Result<(), StorageError> {
+pub fn write_on(
+    disk: &dyn Disk,
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+) -> Result<(), StorageError> {
+    write_unlisted(disk, path, content, mode)?;
+    sync_parent(disk, path)
+}
+
+/// As [`write_on`], but the name is durable only after a [`sync_parent`] that follows: one for many files.
+///
+/// # Errors
+/// As there.
+pub fn write_unlisted(
+    disk: &dyn Disk,
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+) -> Result<(), StorageError> {
     let mut beside = path.as_os_str().to_owned();
-    beside.push(".tmp");
-    let beside = Path::new(&beside);
+    beside.push(BESIDE);
+    let beside = PathBuf::from(beside);
     // A left-over of an earlier crash may have other permission bits, so it is made anew.
-    match fs::remove_file(beside) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(StorageError::io("remove", beside)(error));
-        }
-        _ => {}
+    remove_if_there(disk, &beside).map_err(StorageError::io("remove", &beside))?;
+    let written = write_beside(disk, &beside, content, mode).and_then(|()| {
+        disk.rename(&beside, path)
+            .map_err(StorageError::io("rename", &beside))
+    });
+    if written.is_err() {
+        // On a full disk it would take the room that is missing. If even this fails, the next start removes it.
+        let _ = disk.remove(&beside);
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(beside)
+    written
+}
+
+fn write_beside(
+    disk: &dyn Disk,
+    beside: &Path,
+    content: &[u8],
+    mode: u32,
+) -> Result<(), StorageError> {
+    let file = disk
+        .create(beside, mode)
         .map_err(StorageError::io("create", beside))?;
-    file.write_all(content)
+    file.write_all_at(content, 0)
         .map_err(StorageError::io("write", beside))?;
-    file.sync_all().map_err(StorageError::io("flush", beside))?;
-    fs::rename(beside, path).map_err(StorageError::io("rename", beside))
+    file.sync_all().map_err(StorageError::io("flush", beside))
+}
+
+/// Removes what interrupted replacements of files in `dir` have left. The directory need not be there.
+///
+/// # Errors
+/// [`StorageError::Io`] if one cannot be removed.
+pub fn remove_left_overs(disk: &dyn Disk, dir: &Path) -> Result<(), StorageError> {
+    let names = match disk.list(dir) {
+        Ok(names) => names,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(StorageError::io("list", dir)(error)),
+    };
+    for name in names.iter().filter(|name| name.ends_with(BESIDE)) {
+        let path = dir.join(name);
+        tracing::info!(file = %path.display(), "removed what an interrupted write has left");
+        disk.remove(&path)
+            .map_err(StorageError::io("remove", &path))?;
+    }
+    Ok(())
 }
 
 /// Renames the flushed file `from` over `to` and makes the new name durable.
 ///
 /// # Errors
 /// [`StorageError::Io`] if the rename or the flush of the directory fails.
-pub fn publish(from: &Path, to: &Path) -> Result<(), StorageError> {
-    fs::rename(from, to).map_err(StorageError::io("rename", from))?;
-    sync_parent(to)
+pub fn publish(disk: &dyn Disk, from: &Path, to: &Path) -> Result<(), StorageError> {
+    disk.rename(from, to)
+        .map_err(StorageError::io("rename", from))?;
+    sync_parent(disk, to)
 }
 
 /// Makes the names in the directory of `path` durable.
 ///
 /// # Errors
 /// [`StorageError::Io`] if the directory cannot be opened or flushed.
-pub fn sync_parent(path: &Path) -> Result<(), StorageError> {
+pub fn sync_parent(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
     let parent = path.parent().unwrap_or_else(|| Path::new("/"));
-    let directory = File::open(parent).map_err(StorageError::io("open", parent))?;
-    directory
-        .sync_all()
+    disk.sync_dir(parent)
         .map_err(StorageError::io("flush", parent))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

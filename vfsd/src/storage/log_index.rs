@@ -86,17 +86,27 @@ impl LogIndex {
             .sum()
     }
 
+    /// Index of the entry after the last one.
     fn next(&self) -> u64 {
         self.first + self.slots.len() as u64
     }
 
     /// Index that an appended entry must have; `None` if the log is empty and any will do.
     pub(super) fn expected(&self) -> Option<u64> {
-        if self.slots.is_empty() {
-            self.purged.map(|purged| purged.index + 1)
-        } else {
-            Some(self.next())
-        }
+        let is_new = self.slots.is_empty() && self.purged.is_none() && self.first == 0;
+        (!is_new).then(|| self.next())
+    }
+
+    /// Says of an empty log that its first entry will be the one at `index`: while it is read back, what was before may
+    /// be gone although the record of its purge is still to come.
+    pub(super) fn begin_at(&mut self, index: u64) {
+        self.first = index;
+        self.cached_from = index;
+    }
+
+    /// Whether entries are missing that were not purged.
+    pub(super) fn has_hole(&self) -> bool {
+        self.first > self.purged.map_or(0, |purged| purged.index + 1)
     }
 
     /// Appends an entry; `place` is set when it was read from disk, and the payload is not cached then.
@@ -110,12 +120,9 @@ impl LogIndex {
                 index, expected,
                 "entry {index} would leave a hole after {expected}"
             );
-        } else {
-            self.first = index;
         }
         if self.slots.is_empty() {
-            self.first = index;
-            self.cached_from = index;
+            self.begin_at(index);
         }
         let len =
             u32::try_from(entry.payload.len()).expect("bounded by ENTRY_BYTES_MAX, which fits");
@@ -148,12 +155,21 @@ impl LogIndex {
                 .expect("not empty: it is longer than what is kept");
             self.forget_cached(&slot);
         }
+        if self.slots.is_empty() {
+            // Also below where the oldest segment begins, as long as it is not purged.
+            let least = self.purged.map_or(0, |purged| purged.index + 1);
+            let next = index.map_or(0, |index| index + 1).max(least);
+            self.first = self.first.min(next);
+        }
         self.cached_from = self.cached_from.min(self.next());
     }
 
     /// Drops all entries up to `position`, inclusive. A position beyond the end empties the log.
     pub(super) fn purge(&mut self, position: Position) {
-        if self.purged.is_some_and(|purged| purged >= position) {
+        if self
+            .purged
+            .is_some_and(|purged| purged.index >= position.index)
+        {
             return;
         }
         while self.first <= position.index
@@ -163,9 +179,7 @@ impl LogIndex {
             self.first += 1;
         }
         self.purged = Some(position);
-        if self.slots.is_empty() {
-            self.first = position.index + 1;
-        }
+        self.first = self.first.max(position.index + 1);
         self.cached_from = self.cached_from.max(self.first);
     }
 

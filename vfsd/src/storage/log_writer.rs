@@ -1,31 +1,29 @@
-//! The one thread that writes the log: takes what has queued up, writes it as one frame, flushes once.
+//! The one worker that writes the log: takes what has queued up, writes it as one frame, flushes once.
 //!
 //! Invariants: records reach the disk in the order they were queued; a completion runs only after a flush that covers
 //! everything queued before it; after the first error nothing is written any more, because the kernel may have dropped
 //! the unwritten pages (`fsync(2)`). Not here: who may append what (`append_log.rs`).
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::sync::{Arc, mpsc};
 
-use super::append_log::{Completion, Operation, Shared};
+use super::append_log::{Completion, Next, Operation, Shared};
+use super::disk::{Disk, DiskFile, Pause, Worker};
 use super::frame::{self, HEADER_LEN};
 use super::log_index::Place;
 use super::record::{Checkpoint, Position, RECORD_VERSION, Record};
 use super::{StorageError, segment};
-use crate::limits::LOG_BATCH_BYTES_MAX;
+use crate::limits::{COMMITTED_MARK_EVERY, LOG_BATCH_BYTES_MAX};
 
 /// The writing side of a log.
 pub(super) struct LogWriter {
     shared: Arc<Shared>,
-    file: Arc<File>,
+    file: Arc<dyn DiskFile>,
     segment: u64,
     offset: u64,
-    spare: Option<JoinHandle<Result<PathBuf, StorageError>>>,
+    spare: Option<mpsc::Receiver<Result<PathBuf, StorageError>>>,
     /// What a segment that begins now would have to say of the ones before it.
     written: Checkpoint,
     segment_last: BTreeMap<u64, Option<u64>>,
@@ -33,7 +31,7 @@ pub(super) struct LogWriter {
 
 /// What the writer starts from.
 pub(super) struct Start {
-    pub file: Arc<File>,
+    pub file: Arc<dyn DiskFile>,
     pub segment: u64,
     pub offset: u64,
     pub segments: Vec<(u64, Option<u64>)>,
@@ -73,32 +71,40 @@ impl LogWriter {
         writer
     }
 
-    /// Writes until the log is closed.
-    pub(super) fn run(mut self) {
-        while let Some(operations) = self.shared.next_batch(LOG_BATCH_BYTES_MAX) {
-            let before = self.written;
-            let mut batch = self.encode(operations);
-            let result = self.write(&mut batch, before);
-            let failure = result.as_ref().err().map(ToString::to_string);
-            if let Err(error) = result {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "the log cannot be written any more"
-                );
-                self.shared.poison(error.to_string());
-            }
-            for completion in batch.completions {
-                completion(match &failure {
-                    None => Ok(()),
-                    Some(reason) => Err(io::Error::from(StorageError::Poisoned(reason.clone()))),
-                });
-            }
+    /// A batch, the largest entry of it included, fits into a segment, also into the small ones of tests.
+    fn batch_bytes_max(&self) -> usize {
+        let of_segment = usize::try_from(self.shared.segment_bytes / 4).unwrap_or(usize::MAX);
+        LOG_BATCH_BYTES_MAX.min(of_segment)
+    }
+
+    /// Writes one batch, and tells who waits for it.
+    fn step(&mut self, operations: Vec<Operation>) {
+        let before = self.written;
+        let mut batch = self.encode(operations);
+        let result = self.write(&mut batch, before);
+        let failure = result.as_ref().err().map(ToString::to_string);
+        if let Err(error) = result {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the log cannot be written any more"
+            );
+            self.shared.poison(error.to_string());
         }
+        self.shared.note_flushed();
+        for completion in batch.completions {
+            completion(match &failure {
+                None => Ok(()),
+                Some(reason) => Err(io::Error::from(StorageError::Poisoned(reason.clone()))),
+            });
+        }
+    }
+
+    fn finish(mut self) {
         if let Some(spare) = self.spare.take()
-            && let Ok(Ok(path)) = spare.join()
+            && let Ok(Ok(path)) = spare.recv()
         {
             // Made again when needed; a left-over would only take space.
-            let _ = fs::remove_file(path);
+            let _ = self.shared.disk.remove(&path);
         }
     }
 
@@ -205,6 +211,7 @@ impl LogWriter {
         });
         self.shared.note_written(places);
         if let Some(purged) = batch.purged {
+            self.shared.note_purged(purged);
             self.delete_segments(purged)?;
         }
         Ok(())
@@ -212,13 +219,16 @@ impl LogWriter {
 
     /// Goes on in a new segment.
     fn roll(&mut self) -> Result<(), StorageError> {
-        let prepared = match self.spare.take().map(JoinHandle::join) {
+        let disk = &*self.shared.disk;
+        let prepared = match self.spare.take().map(|spare| spare.recv()) {
             Some(Ok(prepared)) => prepared?,
             // The preparing thread panicked or was never started: prepare it here.
-            Some(Err(_)) | None => segment::prepare(&self.shared.dir, self.shared.segment_bytes)?,
+            Some(Err(_)) | None => {
+                segment::prepare(disk, &self.shared.dir, self.shared.segment_bytes)?
+            }
         };
         let number = self.segment + 1;
-        self.file = Arc::new(segment::activate(&prepared, &self.shared.dir, number)?);
+        self.file = segment::activate(disk, &prepared, &self.shared.dir, number)?;
         self.segment = number;
         self.offset = 0;
         self.segment_last.insert(number, None);
@@ -228,12 +238,15 @@ impl LogWriter {
     }
 
     fn prepare_spare(&mut self) {
-        let (dir, size) = (self.shared.dir.clone(), self.shared.segment_bytes);
-        let spawned = std::thread::Builder::new()
-            .name("log-spare".into())
-            .spawn(move || segment::prepare(&dir, size));
+        let (shared, (sender, receiver)) = (Arc::clone(&self.shared), mpsc::sync_channel(1));
+        let job = move || {
+            let prepared = segment::prepare(&*shared.disk, &shared.dir, shared.segment_bytes);
+            // The writer is gone only if it panicked.
+            let _ = sender.send(prepared);
+        };
+        let started = self.shared.disk.start("log-spare", Box::new(job));
         // Without a thread the segment is prepared when it is needed.
-        self.spare = spawned.ok();
+        self.spare = started.ok().map(|()| receiver);
     }
 
     /// Deletes the oldest segments while all of their entries are purged. The active one stays: its checkpoint carries
@@ -245,13 +258,43 @@ impl LogWriter {
             }
             let path: PathBuf = segment::path(&self.shared.dir, number);
             self.shared.drop_segment(number);
-            remove(&path)?;
+            remove(&*self.shared.disk, &path)?;
             self.segment_last.remove(&number);
         }
         Ok(())
     }
 }
 
-fn remove(path: &Path) -> Result<(), StorageError> {
-    fs::remove_file(path).map_err(StorageError::io("remove", path))
+fn remove(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
+    disk.remove(path).map_err(StorageError::io("remove", path))
+}
+
+impl Worker for LogWriter {
+    fn run(mut self: Box<Self>) {
+        while let Some(operations) = self.shared.wait_for_batch(self.batch_bytes_max()) {
+            self.step(operations);
+        }
+        self.finish();
+    }
+
+    fn run_as_task(mut self: Box<Self>, pause: Box<dyn Fn() -> Pause + Send>) -> Pause {
+        Box::pin(async move {
+            let mut was_idle = false;
+            loop {
+                match self.shared.next_batch(self.batch_bytes_max(), was_idle) {
+                    Next::Batch(operations) => {
+                        pause().await;
+                        self.step(operations);
+                        was_idle = false;
+                    }
+                    Next::Nothing => {
+                        let work = self.shared.work_for_task.notified();
+                        let waited = tokio::time::timeout(COMMITTED_MARK_EVERY, work);
+                        was_idle = waited.await.is_err();
+                    }
+                    Next::End => return self.finish(),
+                }
+            }
+        })
+    }
 }

@@ -6,6 +6,7 @@
 pub mod append_log;
 pub mod atomic_file;
 pub mod data_dir;
+pub mod disk;
 mod frame;
 mod log_index;
 mod log_writer;

@@ -3,12 +3,11 @@
 //! Invariants: a bad frame at the end is an interrupted write and is cut; a bad frame with whole ones behind it is
 //! damage and is refused. Not here: the layout of frames (`frame.rs`) and records (`record.rs`).
 
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+use super::disk::{Disk, DiskFile};
 use super::frame::{self, FrameRead};
 use super::log_index::{LogIndex, Place};
 use super::record::{self, Checkpoint, Position, Record, StoredEntry};
@@ -24,13 +23,17 @@ pub(super) struct Recovered {
     pub end: u64,
     /// The newest committed mark, while the entry that it names has not been read.
     ahead: Option<Position>,
-    /// Entries below this index went with segments that were deleted; the record of the purge must still come.
-    missing_below: Option<u64>,
+    /// The oldest segment is not the first that there was: what came before it must be purged.
+    is_continued: bool,
 }
 
 /// Reads the log in `dir`.
-pub(super) fn recover(dir: &Path, segment_bytes: u64) -> Result<Recovered, StorageError> {
-    let numbers = segment::list(dir)?;
+pub(super) fn recover(
+    disk: &dyn Disk,
+    dir: &Path,
+    segment_bytes: u64,
+) -> Result<Recovered, StorageError> {
+    let numbers = segment::list(disk, dir)?;
     let Some(&last) = numbers.last() else {
         return Err(StorageError::LogMissing(dir.to_path_buf()));
     };
@@ -39,7 +42,7 @@ pub(super) fn recover(dir: &Path, segment_bytes: u64) -> Result<Recovered, Stora
         segments: Vec::new(),
         end: 0,
         ahead: None,
-        missing_below: None,
+        is_continued: false,
     };
     let mut previous = None;
     for number in numbers {
@@ -53,7 +56,7 @@ pub(super) fn recover(dir: &Path, segment_bytes: u64) -> Result<Recovered, Stora
         }
         previous = Some(number);
         let path = segment::path(dir, number);
-        let bytes = fs::read(&path).map_err(StorageError::io("read", &path))?;
+        let bytes = disk.read(&path).map_err(StorageError::io("read", &path))?;
         let end = SegmentReader {
             path,
             number,
@@ -62,9 +65,10 @@ pub(super) fn recover(dir: &Path, segment_bytes: u64) -> Result<Recovered, Stora
         }
         .read(&bytes, number == last)?;
         if number == last {
-            found.end = end as u64;
+            found.end = end.after as u64;
+            let file = segment::open(disk, dir, number)?;
             make_ready(
-                &segment::open(dir, number)?,
+                &*file,
                 &segment::path(dir, number),
                 &bytes,
                 end,
@@ -72,18 +76,17 @@ pub(super) fn recover(dir: &Path, segment_bytes: u64) -> Result<Recovered, Stora
             )?;
         }
     }
+    // Whoever renamed the last segment may have been interrupted, or its flush may have failed.
+    disk.sync_dir(dir).map_err(StorageError::io("flush", dir))?;
     found.settle_mark();
-    match found.missing_below {
-        None => Ok(found),
-        Some(index) => {
-            let reason = format!("the entries below {index} are neither here nor purged");
-            Err(StorageError::Corrupt {
-                path: segment::path(dir, found.segments[0].0),
-                offset: 0,
-                reason,
-            })
-        }
+    if found.is_continued && found.index.has_hole() {
+        return Err(StorageError::Corrupt {
+            path: segment::path(dir, found.segments[0].0),
+            offset: 0,
+            reason: "the entries before it are neither here nor purged".into(),
+        });
     }
+    Ok(found)
 }
 
 impl Recovered {
@@ -106,23 +109,36 @@ impl Recovered {
     }
 }
 
-/// Zeroes what stands behind the last whole frame and restores the full size.
+/// Where the last whole frame of a segment begins, and where it ends.
+#[derive(Clone, Copy)]
+struct LastFrame {
+    at: usize,
+    after: usize,
+}
+
+/// Makes the last whole frame durable, zeroes what stands behind it, and restores the full size.
+///
+/// The frame is written again: if its flush failed, the kernel may show bytes that it will never write (`fsync(2)`).
+/// Only the last can be such a one, because nothing is written after a failure.
 fn make_ready(
-    file: &File,
+    file: &dyn DiskFile,
     path: &Path,
     bytes: &[u8],
-    end: usize,
+    last: LastFrame,
     segment_bytes: u64,
 ) -> Result<(), StorageError> {
-    let torn = bytes[end..]
+    let torn = bytes[last.after..]
         .iter()
         .rposition(|&byte| byte != 0)
         .map_or(0, |last| last + 1);
     if torn > 0 {
-        tracing::warn!(segment = %path.display(), offset = end, bytes = torn, "cut an interrupted write off the log");
-        file.write_all_at(&vec![0; torn], end as u64)
-            .map_err(StorageError::io("write", path))?;
+        tracing::warn!(segment = %path.display(), offset = last.after, bytes = torn,
+            "cut an interrupted write off the log");
     }
+    let mut end = bytes[last.at..last.after].to_vec();
+    end.resize(end.len() + torn, 0);
+    file.write_all_at(&end, last.at as u64)
+        .map_err(StorageError::io("write", path))?;
     if (bytes.len() as u64) < segment_bytes {
         file.set_len(segment_bytes)
             .map_err(StorageError::io("extend", path))?;
@@ -138,13 +154,14 @@ struct SegmentReader<'a> {
 }
 
 impl SegmentReader<'_> {
-    fn read(mut self, bytes: &[u8], is_last: bool) -> Result<usize, StorageError> {
+    fn read(mut self, bytes: &[u8], is_last: bool) -> Result<LastFrame, StorageError> {
         let mut at = 0;
+        let mut last_at = 0;
         let end = loop {
             let reason = match frame::read_at(bytes, self.number, at) {
                 FrameRead::Whole { body, end } => {
                     self.replay(bytes, body, at)?;
-                    at = end;
+                    (last_at, at) = (at, end);
                     continue;
                 }
                 FrameRead::Empty => "nothing stands here".to_owned(),
@@ -155,7 +172,10 @@ impl SegmentReader<'_> {
             if frame::find_whole(bytes, self.number, at + 1).is_some() {
                 return Err(self.corrupt(at, reason));
             }
-            break at;
+            break LastFrame {
+                at: last_at,
+                after: at,
+            };
         };
         self.found.segments.push((self.number, self.last_entry));
         Ok(end)
@@ -200,13 +220,7 @@ impl SegmentReader<'_> {
             Record::Vote(vote) => self.found.index.vote = Some(vote),
             Record::Committed(position) => self.found.mark(Some(position)),
             Record::TruncateAfter(index) => self.found.index.truncate_after(index),
-            Record::Purge(position) => {
-                self.found.index.purge(position);
-                self.found.missing_below = self
-                    .found
-                    .missing_below
-                    .filter(|&index| index > position.index + 1);
-            }
+            Record::Purge(position) => self.found.index.purge(position),
             Record::Entry {
                 position,
                 kind,
@@ -214,24 +228,6 @@ impl SegmentReader<'_> {
             } => {
                 self.last_entry = self.last_entry.max(Some(position.index));
                 let index = &mut self.found.index;
-                if index
-                    .purged
-                    .is_some_and(|purged| position.index <= purged.index)
-                {
-                    return Ok(());
-                }
-                if self.found.segments.is_empty() && index.first_index().is_none() {
-                    let starts_later = index
-                        .expected()
-                        .is_some_and(|expected| position.index > expected);
-                    if starts_later {
-                        self.found.missing_below = Some(position.index);
-                        index.purge(Position {
-                            term: position.term,
-                            index: position.index - 1,
-                        });
-                    }
-                }
                 if let Some(expected) = index
                     .expected()
                     .filter(|&expected| expected != position.index)
@@ -270,10 +266,14 @@ impl SegmentReader<'_> {
             if let Some(purged) = checkpoint.purged {
                 index.purge(purged);
             }
+            if let Some(last) = checkpoint.last_index {
+                index.begin_at(last + 1);
+                self.found.is_continued = true;
+            }
             self.found.mark(checkpoint.committed);
             return Ok(());
         }
-        let last = index.last().map(|position| position.index);
+        let last = index.expected().map(|next| next.saturating_sub(1));
         if (index.vote, last) != (checkpoint.vote, checkpoint.last_index) {
             let reason = format!(
                 "it follows entry {:?} and vote {:?}, but the segment before it ends with {last:?} and {:?}",

@@ -105,11 +105,11 @@ fn by_name(seen: &[String], prefix: &str) -> BTreeMap<String, Vec<String>> {
 
 #[test]
 fn random_operations_of_two_nodes_are_seen_alike() {
-    let chosen = std::env::var("TEST_SEED")
+    let chosen = std::env::var("CONTEXTOS_SEED")
         .ok()
         .and_then(|seed| seed.parse().ok());
     let seed: u64 = chosen.unwrap_or_else(|| rand::rng().random());
-    println!("TEST_SEED={seed}");
+    println!("CONTEXTOS_SEED={seed}");
     let cluster = Cluster::start();
     run(&cluster, "mkdir $A/d; ls $B/d");
     settle(&cluster);
@@ -129,7 +129,7 @@ fn random_operations_of_two_nodes_are_seen_alike() {
         assert_eq!(
             acting.keys().collect::<Vec<_>>(),
             other.keys().collect::<Vec<_>>(),
-            "TEST_SEED={seed}"
+            "CONTEXTOS_SEED={seed}"
         );
         for (name, seen) in &acting {
             let elsewhere = &other[name];
@@ -140,7 +140,7 @@ fn random_operations_of_two_nodes_are_seen_alike() {
             };
             assert!(
                 is_right,
-                "{name}; TEST_SEED={seed}\nits node: {seen:?}\nthe other: {elsewhere:?}"
+                "{name}; CONTEXTOS_SEED={seed}\nits node: {seen:?}\nthe other: {elsewhere:?}"
             );
         }
     }

@@ -13,6 +13,7 @@ use crate::fs::proposer::ChangeSink;
 use crate::state_machine::StateMachine;
 use crate::state_machine::outcome::Applied;
 use crate::storage::append_log::AppendLog;
+use crate::storage::disk::RealDisk;
 
 const SEGMENT: u64 = 64 * 1024;
 
@@ -35,7 +36,7 @@ impl StoreBuilder<TypeConfig, RaftLogStore, RaftStateMachine, tempfile::TempDir>
         AppendLog::create_with(dir.path(), SEGMENT).unwrap();
         let log = AppendLog::open_with(dir.path(), SEGMENT).unwrap();
         let published = Published::new(Arc::new(NoSink));
-        let snapshots = SnapshotStore::new(dir.path().to_path_buf());
+        let snapshots = SnapshotStore::open(RealDisk::shared(), dir.path().to_path_buf()).unwrap();
         let machine = RaftStateMachine::open(snapshots, published).unwrap();
         Ok((dir, RaftLogStore::new(Arc::new(log)), machine))
     }

@@ -15,11 +15,11 @@ use super::super::snapshot::{SnapshotError, StateImage, named_in};
 const ENTRIES: u64 = 3000;
 
 fn seed() -> u64 {
-    let chosen = std::env::var("TEST_SEED")
+    let chosen = std::env::var("CONTEXTOS_SEED")
         .ok()
         .and_then(|seed| seed.parse().ok());
     let seed = chosen.unwrap_or_else(|| rand::rng().random());
-    println!("TEST_SEED={seed}");
+    println!("CONTEXTOS_SEED={seed}");
     seed
 }
 
