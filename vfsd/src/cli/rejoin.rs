@@ -154,7 +154,7 @@ async fn ask(
             let request = Request::Change(change.clone()).encode();
             let left = deadline.saturating_duration_since(Instant::now());
             let answer = peers
-                .call(*id, &channel, request, ENROL_TIMEOUT.min(left))
+                .call(*id, &*channel, request, ENROL_TIMEOUT.min(left))
                 .await;
             let why_not = match answer {
                 Ok(bytes) => match Reply::decode(&bytes).map_err(anyhow::Error::msg)? {

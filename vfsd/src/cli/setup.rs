@@ -24,6 +24,7 @@ use crate::state_machine::log_time::{LogTime, Stamp};
 use crate::storage::append_log::AppendLog;
 use crate::storage::atomic_file;
 use crate::storage::data_dir::DataDir;
+use crate::storage::disk::RealDisk;
 use crate::transport::enrol::{EnrolRequest, Enrolled, enrol};
 use crate::transport::identity::{ClusterCa, KeyRequest, NodeIdentity};
 use crate::transport::token::Token;
@@ -182,7 +183,7 @@ pub(super) fn settle_in(
     let ca = CertificateDer::from(enrolled.ca.clone());
     write_tls(dir, &certificate, &ca, &key.key_pem)?;
     AppendLog::create_with(&dir.log(), member.log_segment_bytes)?;
-    peers_file::save(&dir.peers_file(), &enrolled.members)?;
+    peers_file::save(&*RealDisk::shared(), &dir.peers_file(), &enrolled.members)?;
     finish(dir, member, enrolled.node, &enrolled.cluster)
 }
 

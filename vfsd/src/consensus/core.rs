@@ -156,6 +156,8 @@ impl Core {
     pub async fn write(&self, entry: Entry) -> Result<(LogIndex, Option<Outcome>), WriteError> {
         let term = self.raft.metrics().borrow_watched().current_term;
         let bytes = self.stamped(term, entry)?;
+        let room = self.log.wait_for_room().await;
+        room.map_err(|error| WriteError::Stopped(error.to_string()))?;
         let written = tokio::time::timeout(WRITE_TIMEOUT, self.raft.client_write(bytes)).await;
         match written.map_err(|_| WriteError::TimedOut(WRITE_TIMEOUT))? {
             Ok(written) => Ok((LogIndex(written.log_id.index), written.data.0)),
@@ -280,7 +282,7 @@ impl Core {
         let channel = self.peers.channel(node, address, Purpose::Control);
         let answer = self
             .peers
-            .call(node, &channel, request.encode(), timeout)
+            .call(node, &*channel, request.encode(), timeout)
             .await;
         match answer {
             Ok(bytes) => Reply::decode(&bytes).map_err(AskError::Call),

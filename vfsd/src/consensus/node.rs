@@ -3,6 +3,7 @@
 //! Invariant: nothing answers before the log is recovered; on a stop the leadership is handed over before Raft ends.
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use super::lease_keeper;
 use super::lease_table::LeaseTable;
 use super::level_keeper;
 use super::log_compaction;
-use super::peers::Peers;
+use super::peers::{Dialer, Peers, TlsDialer};
 use super::peers_file::PeersKeeper;
 use super::proposer::{RaftProposer, tell_of_abandoned};
 use super::quorum::QuorumWatch;
@@ -43,9 +44,9 @@ use crate::limits::{
     LOG_ENTRIES_KEPT, LOG_SEGMENT_BYTES, QUORUM_SILENCE_MAX, SNAPSHOT_TIMEOUT,
 };
 use crate::storage::append_log::AppendLog;
-use crate::storage::disk::RealDisk;
+use crate::storage::disk::{Disk, RealDisk};
 use crate::transport::identity::NodeIdentity;
-use crate::transport::server::Server;
+use crate::transport::server::{Server, Service};
 use crate::transport::tls::TlsSettings;
 
 /// What a member is started with.
@@ -81,6 +82,25 @@ impl NodeSettings {
     pub const SEGMENT_BYTES: u64 = LOG_SEGMENT_BYTES;
 }
 
+/// Something that listens until it is dropped.
+pub type Listening = Box<dyn Send>;
+
+/// Begins to answer with a service.
+pub type Listen = Box<
+    dyn FnOnce(Arc<dyn Service>) -> Pin<Box<dyn Future<Output = anyhow::Result<Listening>> + Send>>
+        + Send,
+>;
+
+/// What a member runs on: this machine, or a simulated one.
+pub struct Machine {
+    /// Where log and snapshots lie.
+    pub disk: Arc<dyn Disk>,
+    /// Ways to the other members.
+    pub dialer: Arc<dyn Dialer>,
+    /// How the others reach this one.
+    pub listen: Listen,
+}
+
 /// A running member.
 pub struct Node {
     core: Arc<Core>,
@@ -88,61 +108,50 @@ pub struct Node {
     status: Arc<StatusBoard>,
     addresses: PeersKeeper,
     // Leaf lock. Taken apart by `stop`.
-    running: Mutex<Option<(Server, JoinSet<()>)>>,
+    running: Mutex<Option<(Listening, JoinSet<()>)>>,
 }
 
 impl Node {
-    /// Starts the member; every change is told to `sink`, also those that are applied while starting.
+    /// Starts the member on this machine; every change is told to `sink`, also those that are applied while starting.
     ///
     /// # Errors
     /// If the log or the snapshot is damaged, or the address is taken.
     pub async fn start(settings: NodeSettings, sink: Arc<dyn ChangeSink>) -> anyhow::Result<Self> {
-        let log = Arc::new(AppendLog::open_with(
-            &settings.log_dir,
-            settings.log_segment_bytes,
-        )?);
-        let published = Published::new(sink);
-        let snapshots = SnapshotStore::open(RealDisk::shared(), settings.snapshot_dir.clone())?;
-        let machine = RaftStateMachine::open(snapshots.clone(), Arc::clone(&published))?;
         let tls = TlsSettings::new(&settings.identity)?;
-        let peers = Arc::new(Peers::new(Arc::clone(&tls.client)));
-        let quorum = Arc::new(QuorumWatch::default());
-        let network = Network::new(settings.id, Arc::clone(&peers), Arc::clone(&quorum));
-        let store = RaftLogStore::new(Arc::clone(&log));
-        let raft = Raft::new(
-            settings.id,
-            raft_config(&settings.cluster)?,
-            network,
-            store,
-            machine,
-        )
-        .await
-        .context("cannot start Raft")?;
-        let authority = Authority::open(settings.authority_key, settings.identity.ca.clone())?;
-        let core = Arc::new(Core {
-            id: settings.id,
-            raft,
-            log,
-            snapshots,
-            published,
-            peers,
-            quorum,
-            leader: watch::Sender::new(None),
-            clock: StampClock::default(),
-            confirmation: Confirmation::default(),
-            leases: LeaseTable::default(),
-            session: SessionCell::default(),
-            numbers: RequestNumbers::new(settings.incarnation),
-            abandoned: tokio::sync::Notify::new(),
-            authority,
-            changing: Arc::default(),
-            stopping: CancellationToken::new(),
+        let dialer = Arc::new(TlsDialer(Arc::clone(&tls.client)));
+        let address = settings.listen.clone();
+        let listen: Listen = Box::new(move |service| {
+            Box::pin(async move {
+                let server = Server::start(&address, tls, service).await;
+                let server = server.with_context(|| format!("cannot listen on {address}"))?;
+                Ok(Box::new(server) as Listening)
+            })
         });
-        let addresses = PeersKeeper::new(Arc::clone(&core), settings.peers_file);
+        let disk = RealDisk::shared();
+        let machine = Machine {
+            disk,
+            dialer,
+            listen,
+        };
+        Self::start_on(machine, settings, sink).await
+    }
+
+    /// As [`Node::start`], on the machine that is given.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn start_on(
+        machine: Machine,
+        settings: NodeSettings,
+        sink: Arc<dyn ChangeSink>,
+    ) -> anyhow::Result<Self> {
+        let disk = Arc::clone(&machine.disk);
+        let published = Published::new(sink);
+        let core = open_core(&settings, published, machine.disk, machine.dialer).await?;
+        let peers_file = settings.peers_file.clone();
+        let addresses = PeersKeeper::new(Arc::clone(&core), Arc::clone(&disk), peers_file);
         let handler = Arc::new(RequestHandler::new(Arc::clone(&core)));
-        let server = Server::start(&settings.listen, tls, handler)
-            .await
-            .with_context(|| format!("cannot listen on {}", settings.listen))?;
+        let server = (machine.listen)(handler).await?;
         let mut tasks = JoinSet::new();
         let (barriers, serve_barriers) = Barriers::new(Arc::clone(&core));
         let status = StatusBoard::new(Arc::clone(&core), Arc::clone(&barriers), settings.name);
@@ -152,7 +161,8 @@ impl Node {
         tasks.spawn(log_compaction::run(Arc::clone(&core)));
         tasks.spawn(level_keeper::run(Arc::clone(&core)));
         tasks.spawn(tell_of_abandoned(Arc::clone(&core)));
-        let keeper = SessionKeeper::new(Arc::clone(&core), settings.cluster, settings.session_file);
+        let (session_of, file) = (settings.cluster, settings.session_file);
+        let keeper = SessionKeeper::new(Arc::clone(&core), session_of, disk, file);
         tasks.spawn(keeper.run());
         tasks.spawn(addresses.clone().run());
         tasks.spawn(catch_up_once(Arc::clone(&barriers)));
@@ -217,6 +227,52 @@ impl Node {
         drop(server);
         self.core.log.close();
     }
+}
+
+/// Opens log and snapshot and starts Raft on them.
+async fn open_core(
+    settings: &NodeSettings,
+    published: Arc<Published>,
+    disk: Arc<dyn Disk>,
+    dialer: Arc<dyn Dialer>,
+) -> anyhow::Result<Arc<Core>> {
+    let log = AppendLog::open_on(
+        Arc::clone(&disk),
+        &settings.log_dir,
+        settings.log_segment_bytes,
+    );
+    let log = Arc::new(log?);
+    let snapshots = SnapshotStore::open(disk, settings.snapshot_dir.clone())?;
+    let machine = RaftStateMachine::open(snapshots.clone(), Arc::clone(&published))?;
+    let peers = Arc::new(Peers::over(dialer));
+    let quorum = Arc::new(QuorumWatch::default());
+    let network = Network::new(settings.id, Arc::clone(&peers), Arc::clone(&quorum));
+    let store = RaftLogStore::new(Arc::clone(&log));
+    let config = raft_config(&settings.cluster)?;
+    let raft = Raft::new(settings.id, config, network, store, machine)
+        .await
+        .context("cannot start Raft")?;
+    let key_file = settings.authority_key.clone();
+    let authority = Authority::open(key_file, settings.identity.ca.clone())?;
+    Ok(Arc::new(Core {
+        id: settings.id,
+        raft,
+        log,
+        snapshots,
+        published,
+        peers,
+        quorum,
+        leader: watch::Sender::new(None),
+        clock: StampClock::default(),
+        confirmation: Confirmation::default(),
+        leases: LeaseTable::default(),
+        session: SessionCell::default(),
+        numbers: RequestNumbers::new(settings.incarnation),
+        abandoned: tokio::sync::Notify::new(),
+        authority,
+        changing: Arc::default(),
+        stopping: CancellationToken::new(),
+    }))
 }
 
 /// Makes the first barrier, after which reads are known to be up to date.

@@ -4,6 +4,7 @@
 //! never delays a heartbeat. Not here: who the members are (Raft's membership says so).
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,50 @@ use rustls::ClientConfig;
 use crate::limits::QUORUM_SILENCE_MAX;
 use crate::state_machine::level::Level;
 use crate::transport::client::{CallError, Channel};
+
+/// An answer that is on its way.
+pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<Bytes, CallError>> + Send + 'a>>;
+
+/// A way to one member.
+pub trait Way: Send + Sync {
+    /// Where it leads.
+    fn address(&self) -> &str;
+
+    /// Asks and waits for the answer, at most `timeout`. Requests arrive in the order of the calls.
+    fn call(&self, body: Bytes, timeout: Duration) -> Answer<'_>;
+
+    /// The newest rules for applying entries that the member has said it knows, if it was reached.
+    fn rules(&self) -> Option<u32>;
+}
+
+/// Makes ways: over the transport, or over the network of a simulation.
+pub trait Dialer: Send + Sync + 'static {
+    /// A way to `node` at `address`. Does not connect.
+    fn way(&self, node: u64, address: &str, purpose: Purpose) -> Arc<dyn Way>;
+}
+
+impl Way for Channel {
+    fn address(&self) -> &str {
+        Self::address(self)
+    }
+
+    fn call(&self, body: Bytes, timeout: Duration) -> Answer<'_> {
+        Box::pin(Self::call(self, body, timeout))
+    }
+
+    fn rules(&self) -> Option<u32> {
+        Self::rules(self)
+    }
+}
+
+/// Connects with TLS.
+pub struct TlsDialer(pub Arc<ClientConfig>);
+
+impl Dialer for TlsDialer {
+    fn way(&self, node: u64, address: &str, _purpose: Purpose) -> Arc<dyn Way> {
+        Arc::new(Channel::new(node, address.into(), Arc::clone(&self.0)))
+    }
+}
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,9 +86,9 @@ pub struct Health {
 
 /// The other members.
 pub struct Peers {
-    tls: Arc<ClientConfig>,
+    dialer: Arc<dyn Dialer>,
     // Leaf lock: nothing is awaited while it is held.
-    channels: Mutex<HashMap<(u64, Purpose), Arc<Channel>>>,
+    channels: Mutex<HashMap<(u64, Purpose), Arc<dyn Way>>>,
     // Leaf lock.
     health: Mutex<HashMap<u64, Health>>,
 }
@@ -51,15 +96,20 @@ pub struct Peers {
 impl Peers {
     /// Peers that are reached with `tls`.
     pub fn new(tls: Arc<ClientConfig>) -> Self {
+        Self::over(Arc::new(TlsDialer(tls)))
+    }
+
+    /// Peers that are reached by the ways that `dialer` makes.
+    pub fn over(dialer: Arc<dyn Dialer>) -> Self {
         Self {
-            tls,
+            dialer,
             channels: Mutex::default(),
             health: Mutex::default(),
         }
     }
 
     /// The way to `node` at `address`; another address than before makes it anew.
-    pub fn channel(&self, node: u64, address: &str, purpose: Purpose) -> Arc<Channel> {
+    pub fn channel(&self, node: u64, address: &str, purpose: Purpose) -> Arc<dyn Way> {
         let mut channels = self.channels.lock();
         let known = channels
             .get(&(node, purpose))
@@ -67,7 +117,7 @@ impl Peers {
         if let Some(channel) = known {
             return Arc::clone(channel);
         }
-        let channel = Arc::new(Channel::new(node, address.into(), Arc::clone(&self.tls)));
+        let channel = self.dialer.way(node, address, purpose);
         channels.insert((node, purpose), Arc::clone(&channel));
         channel
     }
@@ -92,7 +142,7 @@ impl Peers {
     pub async fn call(
         &self,
         node: u64,
-        channel: &Channel,
+        channel: &dyn Way,
         body: Bytes,
         timeout: Duration,
     ) -> Result<Bytes, CallError> {

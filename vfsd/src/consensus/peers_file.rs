@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::core::Core;
 use crate::limits::PEERS_SAVE_EVERY;
+use crate::storage::disk::Disk;
 use crate::storage::{StorageError, atomic_file};
 
 /// Members by id, with their addresses.
@@ -17,9 +18,9 @@ pub type Addresses = Vec<(u64, String)>;
 ///
 /// # Errors
 /// If the disk refuses.
-pub fn save(path: &Path, members: &Addresses) -> Result<(), StorageError> {
+pub fn save(disk: &dyn Disk, path: &Path, members: &Addresses) -> Result<(), StorageError> {
     let text = serde_json::to_vec(members).unwrap_or_default();
-    atomic_file::write(path, &text, 0o600)
+    atomic_file::write_on(disk, path, &text, 0o600)
 }
 
 /// What is known on disk; nothing if the file is not there or makes no sense.
@@ -32,6 +33,7 @@ pub fn load(path: &Path) -> Addresses {
 #[derive(Clone)]
 pub struct PeersKeeper {
     core: Arc<Core>,
+    disk: Arc<dyn Disk>,
     path: PathBuf,
     // Below it the state is one that this node had before it was started: its members may be gone since.
     from: u64,
@@ -39,9 +41,14 @@ pub struct PeersKeeper {
 
 impl PeersKeeper {
     /// Keeps `path`, from what is known to be committed now on.
-    pub fn new(core: Arc<Core>, path: PathBuf) -> Self {
+    pub fn new(core: Arc<Core>, disk: Arc<dyn Disk>, path: PathBuf) -> Self {
         let from = core.log.committed().map_or(0, |position| position.index);
-        Self { core, path, from }
+        Self {
+            core,
+            disk,
+            path,
+            from,
+        }
     }
 
     /// Runs until it is dropped.
@@ -81,7 +88,7 @@ impl PeersKeeper {
     }
 
     fn save(&self, members: &Addresses) {
-        if let Err(error) = save(&self.path, members) {
+        if let Err(error) = save(&*self.disk, &self.path, members) {
             tracing::warn!(%error, "cannot keep the addresses of the members");
         }
     }

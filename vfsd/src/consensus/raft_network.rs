@@ -21,7 +21,7 @@ use openraft::raft::{
 };
 
 use super::entry_format::stored_entry;
-use super::peers::{Peers, Purpose};
+use super::peers::{Peers, Purpose, Way};
 use super::quorum::QuorumWatch;
 use super::snapshot_store::SnapshotHead;
 use super::types::{self, Snapshot, TypeConfig, Vote};
@@ -34,7 +34,7 @@ use crate::limits::{
 };
 use crate::state_machine::blob::{self, BlobDigest};
 use crate::state_machine::snapshot::StateImage;
-use crate::transport::client::{CallError, Channel};
+use crate::transport::client::CallError;
 
 type Rpc<T> = Result<T, RPCError<TypeConfig>>;
 
@@ -84,7 +84,7 @@ pub struct Connection {
     own: u64,
     target: u64,
     purpose: Purpose,
-    channel: Arc<Channel>,
+    channel: Arc<dyn Way>,
     peers: Arc<Peers>,
     quorum: Arc<QuorumWatch>,
 }
@@ -93,7 +93,7 @@ impl Connection {
     async fn ask(&self, request: Bytes, what: RPCTypes, timeout: Duration) -> Rpc<Reply> {
         let answer = self
             .peers
-            .call(self.target, &self.channel, request, timeout)
+            .call(self.target, &*self.channel, request, timeout)
             .await;
         let unreachable = |reason: String| RPCError::Unreachable(Unreachable::from_string(reason));
         match answer {

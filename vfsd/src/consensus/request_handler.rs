@@ -306,6 +306,11 @@ async fn answer_append(core: &Core, body: &Bytes, append: Append<'_>) -> Result<
         entries: entries.map_err(|error| error.to_string())?,
         leader_commit: append.committed.map(types::log_id),
     };
+    if !request.entries.is_empty() {
+        // Not in Raft's own loop: a heartbeat must not wait for a slow disk.
+        let room = core.log.wait_for_room().await;
+        room.map_err(|error| error.to_string())?;
+    }
     let response = core
         .raft
         .append_entries(request)

@@ -18,11 +18,13 @@ use crate::state_machine::command::{Author, Command, Entry};
 use crate::state_machine::ids::{NodeId, SessionId};
 use crate::state_machine::outcome::Done;
 use crate::storage::atomic_file;
+use crate::storage::disk::Disk;
 
 /// See the module.
 pub struct SessionKeeper {
     core: Arc<Core>,
     cluster: String,
+    disk: Arc<dyn Disk>,
     file: PathBuf,
 }
 
@@ -35,11 +37,12 @@ struct SavedSession {
 }
 
 impl SessionKeeper {
-    /// Keeps the session of `core`'s node; its id is kept in `file`.
-    pub fn new(core: Arc<Core>, cluster: String, file: PathBuf) -> Self {
+    /// Keeps the session of `core`'s node; its id is kept in `file` on `disk`.
+    pub fn new(core: Arc<Core>, cluster: String, disk: Arc<dyn Disk>, file: PathBuf) -> Self {
         Self {
             core,
             cluster,
+            disk,
             file,
         }
     }
@@ -60,7 +63,7 @@ impl SessionKeeper {
     }
 
     fn saved(&self) -> Option<SessionId> {
-        let text = std::fs::read(&self.file).ok()?;
+        let text = self.disk.read(&self.file).ok()?;
         let saved: SavedSession = serde_json::from_slice(&text).ok()?;
         let is_ours = saved.cluster == self.cluster && saved.node == self.core.id;
         is_ours.then_some(SessionId(saved.session))
@@ -74,7 +77,7 @@ impl SessionKeeper {
         };
         let text = serde_json::to_vec(&saved).unwrap_or_default();
         // Without the file the next run opens a new session: safe, only less convenient.
-        if let Err(error) = atomic_file::write(&self.file, &text, 0o600) {
+        if let Err(error) = atomic_file::write_on(&*self.disk, &self.file, &text, 0o600) {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "cannot keep the session's id"

@@ -1,0 +1,341 @@
+//! What programs on the members do: save, append, replace, make names, lock, read, keep files open.
+//!
+//! A client runs as long as its member. It tells the checkers what it begins and what it was answered.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::time::sleep;
+use vfsd::fs::caller::Caller;
+use vfsd::fs::errno::{Failure, FsResult};
+use vfsd::fs::file_system::FileSystem;
+use vfsd::fs::open_flags::OpenFlags;
+use vfsd::fs::proposer::Proposer;
+use vfsd::state_machine::ids::{HandleId, InodeNo};
+use vfsd::state_machine::outcome::FsError;
+
+use super::checkers::{Checkers, whole};
+use super::trace;
+
+/// Nobody of this machine: nothing is looked up in /proc.
+const NOBODY: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    tid: 0,
+};
+const ROOT: u64 = InodeNo::ROOT.0;
+const READ_MAX: usize = 1 << 20;
+/// The file to which all append.
+pub const LINES: &str = "lines";
+/// Files that all save.
+pub const FILES: [&str; 3] = ["f0", "f1", "f2"];
+
+/// What all clients share.
+#[derive(Default)]
+pub struct Shared {
+    /// The checkers.
+    pub checkers: Mutex<Checkers>,
+    numbers: Mutex<u64>,
+    /// Calls that were answered, by kind, to see that something happens.
+    pub done: Mutex<std::collections::BTreeMap<&'static str, u64>>,
+}
+
+impl Shared {
+    fn number(&self) -> u64 {
+        let mut number = self.numbers.lock();
+        *number += 1;
+        *number
+    }
+
+    fn count(&self, what: &'static str) {
+        *self.done.lock().entry(what).or_default() += 1;
+    }
+}
+
+/// One program on a member.
+pub struct Client {
+    /// Its name, unique in the world.
+    pub name: String,
+    /// The tree that it uses.
+    pub fs: Arc<FileSystem>,
+    /// The consensus under it, which knows the session.
+    pub proposer: Arc<dyn Proposer>,
+    /// What it shares with the others.
+    pub shared: Arc<Shared>,
+    /// Trees of the other members, where it may remove what is open here.
+    pub elsewhere: Vec<Arc<FileSystem>>,
+    rng: StdRng,
+}
+
+fn flags(write: bool, append: bool, truncate: bool, exclusive: bool) -> OpenFlags {
+    OpenFlags {
+        read: !write,
+        write,
+        append,
+        truncate,
+        exclusive,
+        sync: false,
+    }
+}
+
+fn open_to_write(fs: &FileSystem, name: &str, flags: OpenFlags) -> FsResult<Option<HandleId>> {
+    match fs.lookup(ROOT, OsStr::new(name)) {
+        Ok(attr) => fs.open(NOBODY, attr.node, flags).map(Some),
+        Err(Failure::Refused(FsError::NotFound)) => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Opens as open(2) does with `O_CREAT`.
+async fn create(fs: &FileSystem, name: &str, flags: OpenFlags) -> FsResult<HandleId> {
+    if !flags.exclusive
+        && let Some(handle) = open_to_write(fs, name, flags)?
+    {
+        return Ok(handle);
+    }
+    let made = fs
+        .create(NOBODY, ROOT, OsStr::new(name), 0o644, flags)
+        .await?;
+    Ok(made.1)
+}
+
+/// Reads a whole file of this member's tree; a file that is not there is empty.
+///
+/// # Errors
+/// As the calls.
+pub fn read(fs: &Arc<FileSystem>, name: &str) -> FsResult<Vec<u8>> {
+    let attr = match fs.lookup(ROOT, OsStr::new(name)) {
+        Ok(attr) => attr,
+        Err(Failure::Refused(FsError::NotFound)) => return Ok(Vec::new()),
+        Err(failure) => return Err(failure),
+    };
+    let handle = fs.open(NOBODY, attr.node, flags(false, false, false, false))?;
+    let content = fs.read(handle, 0, READ_MAX);
+    fs.release(attr.node, handle);
+    content
+}
+
+impl Client {
+    /// A client that chooses by `seed`.
+    pub fn new(
+        name: String,
+        (fs, proposer): (Arc<FileSystem>, Arc<dyn Proposer>),
+        shared: Arc<Shared>,
+        elsewhere: Vec<Arc<FileSystem>>,
+        seed: u64,
+    ) -> Self {
+        let rng = StdRng::seed_from_u64(seed);
+        Self {
+            name,
+            fs,
+            proposer,
+            shared,
+            elsewhere,
+            rng,
+        }
+    }
+
+    /// Runs until it is dropped.
+    pub async fn run(mut self) {
+        loop {
+            let pause = self.rng.random_range(0..400);
+            sleep(Duration::from_millis(pause)).await;
+            let (what, result) = match self.rng.random_range(0..100) {
+                0..25 => ("save", self.save(false).await),
+                25..35 => ("replace", self.save(true).await),
+                35..55 => ("read", self.read_file().await),
+                55..70 => ("append", self.append().await),
+                70..78 => ("lines", self.read_lines().await),
+                78..86 => ("name", self.make_name().await),
+                86..94 => ("lock", self.lock().await),
+                _ => ("keep", self.keep_open().await),
+            };
+            let answer = result.as_ref().err().map(ToString::to_string);
+            let name = &self.name;
+            trace::line(&format!("{name} {what}: {}", answer.unwrap_or_default()));
+            if result.is_ok() {
+                self.shared.count(what);
+            }
+        }
+    }
+
+    fn any_file(&mut self) -> &'static str {
+        FILES[self.rng.random_range(0..FILES.len())]
+    }
+
+    /// Writes `content` in two parts and closes.
+    async fn write(&self, name: &str, content: &[u8]) -> FsResult<()> {
+        let handle = create(&self.fs, name, flags(true, false, true, false)).await?;
+        let (first, second) = content.split_at(content.len() / 2);
+        let written = async {
+            self.fs.write_buffered(handle, 0, first, false)?;
+            sleep(Duration::from_millis(1)).await;
+            self.fs
+                .write_buffered(handle, first.len() as u64, second, false)?;
+            self.fs.flush(NOBODY, handle).await
+        };
+        let written = written.await;
+        self.fs.release(ROOT, handle);
+        written
+    }
+
+    async fn save(&mut self, by_rename: bool) -> FsResult<()> {
+        let (file, number) = (self.any_file(), self.shared.number());
+        let len = match self.rng.random_range(0..30) {
+            0 => 80_000,
+            1..5 => 5_000,
+            _ => 50,
+        };
+        let content = whole::encode(number, len);
+        let begun = self.shared.checkers.lock().saves.saves(file, number);
+        let Some(call) = begun else {
+            return Ok(());
+        };
+        let name = self.name.clone();
+        trace::line(&format!("{name} saves {number} to {file}"));
+        let saved = if by_rename {
+            self.replace(file, &content).await
+        } else {
+            self.write(file, &content).await
+        };
+        let saves = &mut self.shared.checkers.lock().saves;
+        match &saved {
+            Ok(()) => saves.saved(call),
+            Err(_) => saves.failed(call),
+        }
+        saved
+    }
+
+    async fn replace(&self, file: &str, content: &[u8]) -> FsResult<()> {
+        let beside = format!("{file}.{}", self.name);
+        self.write(&beside, content).await?;
+        let (from, to) = (OsStr::new(&beside), OsStr::new(file));
+        let mode = vfsd::state_machine::command::RenameMode::Replace;
+        self.fs.rename(NOBODY, (ROOT, from), (ROOT, to), mode).await
+    }
+
+    async fn read_file(&mut self) -> FsResult<()> {
+        let file = self.any_file();
+        // Without a barrier a reader may be late, but it sees whole saves.
+        whole::decode(&read(&self.fs, file)?);
+        let Some(call) = self.shared.checkers.lock().saves.reads(file) else {
+            return Ok(());
+        };
+        let found = match self.fs.barrier().await {
+            Ok(_) => read(&self.fs, file),
+            Err(failure) => Err(failure),
+        };
+        let saves = &mut self.shared.checkers.lock().saves;
+        match found {
+            Ok(content) => saves.read(call, whole::decode(&content)),
+            Err(failure) => {
+                saves.failed(call);
+                return Err(failure);
+            }
+        }
+        Ok(())
+    }
+
+    async fn append(&mut self) -> FsResult<()> {
+        let line = format!("{} {}", self.shared.number(), self.name);
+        self.shared.checkers.lock().lines.tries(&line);
+        let handle = create(&self.fs, LINES, flags(true, true, false, false)).await?;
+        let bytes = format!("{line}\n");
+        let written = self
+            .fs
+            .write_committed(handle, 0, bytes.as_bytes(), false)
+            .await;
+        if written.is_ok() {
+            self.shared.checkers.lock().lines.acknowledges(&line);
+        }
+        let flushed = self.fs.flush(NOBODY, handle).await;
+        self.fs.release(ROOT, handle);
+        written.and(flushed)
+    }
+
+    async fn read_lines(&mut self) -> FsResult<()> {
+        let before = self.shared.checkers.lock().lines.acknowledged();
+        self.fs.barrier().await?;
+        let content = read(&self.fs, LINES)?;
+        self.shared.checkers.lock().lines.check(&content, &before);
+        Ok(())
+    }
+
+    async fn make_name(&mut self) -> FsResult<()> {
+        let name = format!("x{}", self.rng.random_range(0..12));
+        let handle = create(&self.fs, &name, flags(true, false, false, true)).await?;
+        self.shared.checkers.lock().names.won(&name, &self.name);
+        self.fs.release(ROOT, handle);
+        Ok(())
+    }
+
+    /// Takes a lock directory, relies on it for a while, and gives it back.
+    async fn lock(&mut self) -> FsResult<()> {
+        let name = format!("k{}", self.rng.random_range(0..2));
+        let parent = self.fs.lookup(ROOT, OsStr::new("lk"))?.node;
+        let session = self.proposer.session();
+        let made = self
+            .fs
+            .make_directory(NOBODY, parent, OsStr::new(&name), 0o755)
+            .await?;
+        let fence = self.fs.xattr(made.node, OsStr::new("user.lk.fence"))?;
+        let fence = String::from_utf8(fence).unwrap().parse().unwrap();
+        for _ in 0..self.rng.random_range(1..12) {
+            if session.is_none() || self.proposer.session() != session {
+                // Past its own deadline a holder does not rely on it any more.
+                break;
+            }
+            let relier = format!("{} {fence}", self.name);
+            self.shared
+                .checkers
+                .lock()
+                .locks
+                .relies(&name, fence, &relier);
+            sleep(Duration::from_millis(self.rng.random_range(50..600))).await;
+        }
+        for _ in 0..5 {
+            let name = OsStr::new(&name);
+            match self.fs.remove_directory(NOBODY, parent, name).await {
+                Err(Failure::NotProposed(_)) => sleep(Duration::from_millis(500)).await,
+                removed => return removed,
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps a file open that another member removes: it can be read until it is closed.
+    async fn keep_open(&mut self) -> FsResult<()> {
+        let number = self.shared.number();
+        let name = format!("h{number}");
+        let content = whole::encode(number, 200);
+        self.write(&name, &content).await?;
+        let attr = self.fs.lookup(ROOT, OsStr::new(&name))?;
+        let open = flags(false, false, false, false);
+        let handle = self.fs.open(NOBODY, attr.node, open)?;
+        let other = (!self.elsewhere.is_empty()).then(|| {
+            let chosen = self.rng.random_range(0..self.elsewhere.len());
+            Arc::clone(&self.elsewhere[chosen])
+        });
+        for _ in 0..self.rng.random_range(2..30) {
+            sleep(Duration::from_millis(200)).await;
+            if let Some(other) = &other {
+                // It fails while that one is cut off or has not seen the file.
+                drop(other.unlink(NOBODY, ROOT, OsStr::new(&name)).await);
+            }
+            let found = self.fs.read(handle, 0, READ_MAX);
+            let found = found.unwrap_or_else(|failure| {
+                panic!(
+                    "{} has {name} open and cannot read it: {failure}",
+                    self.name
+                )
+            });
+            assert_eq!(whole::decode(&found), number, "{name} is open");
+        }
+        self.fs.release(attr.node, handle);
+        Ok(())
+    }
+}

@@ -1,0 +1,174 @@
+//! One member of a simulated cluster: a machine with a disk, on which the product runs, goes down and starts again.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::task::JoinSet;
+use vfsd::consensus::node::{Listen, Listening, Machine, Node, NodeSettings};
+use vfsd::consensus::types::EntryBytes;
+use vfsd::fs::file_system::FileSystem;
+use vfsd::storage::append_log::AppendLog;
+use vfsd::storage::disk::Disk;
+use vfsd::storage::disk::fake::{FakeDisk, Faults};
+use vfsd::storage::record::StoredEntry;
+
+use super::network::Network;
+use super::{founding, trace};
+
+/// Large enough for the largest save of the clients and small enough to be filled often.
+pub const SEGMENT: u64 = 512 * 1024;
+/// How long work on a healthy disk takes at most.
+pub const DISK_LATENCY: Duration = Duration::from_millis(3);
+
+/// What a machine loses when it goes down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// The process alone: the kernel keeps what was written.
+    Process,
+    /// All that was not flushed, and what lies in memory only.
+    Power,
+}
+
+/// The product on a machine.
+pub struct Running {
+    /// Its consensus.
+    pub node: Arc<Node>,
+    /// Its tree.
+    pub fs: Arc<FileSystem>,
+    /// What runs on it for the test; ends with it.
+    pub tasks: JoinSet<()>,
+}
+
+/// See the module.
+pub struct Member {
+    /// Its id.
+    pub id: u64,
+    /// Its disk, since the last start of its machine.
+    pub disk: FakeDisk,
+    /// What runs, if it does.
+    pub running: Option<Running>,
+    incarnation: u32,
+}
+
+fn healthy() -> Faults {
+    Faults {
+        latency: DISK_LATENCY,
+        ..Faults::default()
+    }
+}
+
+impl Member {
+    /// A machine whose log holds the first entries of the cluster.
+    pub async fn new(id: u64, seed: u64, first: Vec<StoredEntry>) -> Self {
+        let disk = FakeDisk::new(seed, healthy());
+        for dir in ["/log", "/snapshots", "/run"] {
+            disk.create_dir(Path::new(dir)).unwrap();
+        }
+        disk.sync_dir(Path::new("/")).unwrap();
+        AppendLog::create_on(&disk, Path::new("/log"), SEGMENT).unwrap();
+        let log = AppendLog::open_on(Arc::new(disk.clone()), Path::new("/log"), SEGMENT).unwrap();
+        let (sender, written) = tokio::sync::oneshot::channel();
+        log.append(first, Box::new(move |result| sender.send(result).unwrap()));
+        written.await.unwrap().unwrap();
+        disk.take_down();
+        drop(log);
+        Self {
+            id,
+            disk: disk.after_kill(),
+            running: None,
+            incarnation: 0,
+        }
+    }
+
+    /// Starts the product. An error is a fault of it, or of the disk while `disk.is_up()` is false.
+    ///
+    /// # Errors
+    /// As the start says.
+    pub async fn start(&mut self, network: &Network) -> anyhow::Result<()> {
+        self.incarnation += 1;
+        trace::line(&format!("n{} starts", self.id));
+        let fs = FileSystem::new(
+            u64::from(self.incarnation) << 32,
+            tokio::runtime::Handle::current(),
+        );
+        let (network_of, id, disk) = (network.clone(), self.id, self.disk.clone());
+        let listen: Listen = Box::new(move |service| {
+            network_of.join(id, service, disk);
+            Box::pin(async { Ok(Box::new(()) as Listening) })
+        });
+        let machine = Machine {
+            disk: Arc::new(self.disk.clone()),
+            dialer: network.dialer(self.id, self.disk.clone()),
+            listen,
+        };
+        let node = Node::start_on(machine, self.settings(), fs.clone()).await?;
+        fs.attach(node.proposer());
+        self.running = Some(Running {
+            node: Arc::new(node),
+            fs,
+            tasks: JoinSet::new(),
+        });
+        Ok(())
+    }
+
+    fn settings(&self) -> NodeSettings {
+        NodeSettings {
+            id: self.id,
+            name: founding::name(self.id),
+            cluster: founding::CLUSTER.into(),
+            listen: founding::name(self.id),
+            log_dir: "/log".into(),
+            log_segment_bytes: SEGMENT,
+            snapshot_dir: "/snapshots".into(),
+            authority_key: PathBuf::from("/nonexistent/authority"),
+            session_file: "/run/session".into(),
+            peers_file: "/run/peers".into(),
+            incarnation: self.incarnation,
+            // Nothing is encrypted here.
+            identity: vfsd::transport::identity::NodeIdentity {
+                certificate: CertificateDer::from(Vec::new()),
+                key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(Vec::new())),
+                ca: CertificateDer::from(Vec::new()),
+            },
+        }
+    }
+
+    /// The machine goes down, now or a moment ago at a call of its disk; it can be started again.
+    pub fn crash(&mut self, network: &Network, loss: Loss) {
+        trace::line(&format!("n{} is down: {loss:?}", self.id));
+        self.disk.take_down();
+        network.leave(self.id);
+        if let Some(running) = self.running.take() {
+            let core = Arc::clone(running.node.core());
+            core.stopping.cancel();
+            // Nothing that it does still comes out: its disk and its ways are dead.
+            tokio::spawn(async move { drop(core.raft.shutdown().await) });
+        }
+        self.disk = match loss {
+            Loss::Process => self.disk.after_kill(),
+            Loss::Power => self.disk.after_power_cut(),
+        };
+        self.disk.set_faults(healthy());
+        if loss == Loss::Power && self.disk.remove(Path::new("/run/session")).is_ok() {
+            self.disk.sync_dir(Path::new("/run")).unwrap();
+        }
+    }
+
+    /// What its disk does wrong from now on.
+    pub fn set_faults(&self, faults: Faults) {
+        self.disk.set_faults(Faults {
+            latency: faults.latency.max(DISK_LATENCY),
+            ..faults
+        });
+    }
+}
+
+/// The digest of a log's entry.
+pub fn digest_of(entry: &StoredEntry) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&[entry.kind]);
+    hasher.update(&EntryBytes(entry.payload.clone()).0);
+    *hasher.finalize().as_bytes()
+}

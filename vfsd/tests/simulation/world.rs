@@ -1,0 +1,412 @@
+//! A world: members, their clients, and what goes wrong, all by one seed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::time::{Instant, sleep};
+use vfsd::storage::disk::fake::Faults;
+
+use super::clients::{Client, FILES, LINES, Shared, read};
+use super::member::{Loss, Member};
+use super::network::{Network, Weather};
+use super::{founding, trace};
+
+/// How long things go wrong.
+const TROUBLE: Duration = Duration::from_secs(10);
+/// In this time after the last trouble all members agree: elections, sessions and a snapshot fit in.
+const CALM_MAX: Duration = Duration::from_secs(60);
+/// How often states are compared: a digest reads all of one.
+const LOOK_EVERY: Duration = Duration::from_millis(400);
+/// Programs on each member.
+const CLIENTS: usize = 2;
+/// A start is tried this often while the disk itself fails.
+const STARTS_MAX: usize = 20;
+
+/// See the module.
+pub struct World {
+    rng: StdRng,
+    network: Network,
+    members: Vec<Member>,
+    shared: Arc<Shared>,
+    clients: u64,
+    looked: Instant,
+}
+
+/// Runs the world of `seed`; panics if something does not hold.
+pub fn run(seed: u64) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        super::chance::start_clock();
+        let mut world = World::new(seed).await;
+        world.trouble().await;
+        world.calm().await;
+        let done = world.shared.done.lock().clone();
+        trace::line(&format!("done: {done:?}"));
+    });
+    // Tasks of members that are down end with the process.
+    runtime.shutdown_background();
+}
+
+impl World {
+    async fn new(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let size = if rng.random_bool(0.2) { 5 } else { 3 };
+        let network = Network::new(rng.random());
+        let mut members = Vec::new();
+        for id in 1..=size {
+            members.push(Member::new(id, rng.random(), founding::entries(size)).await);
+        }
+        let mut world = Self {
+            rng,
+            network,
+            members,
+            shared: Arc::default(),
+            clients: 0,
+            looked: Instant::now(),
+        };
+        for index in 0..world.members.len() {
+            world.start(index).await;
+        }
+        for index in 0..world.members.len() {
+            world.start_clients(index);
+        }
+        world
+    }
+
+    /// A node always starts again: only its disk may keep it from that.
+    async fn start(&mut self, index: usize) {
+        for _ in 0..STARTS_MAX {
+            let network = self.network.clone();
+            let member = &mut self.members[index];
+            let started = member.start(&network).await;
+            match started {
+                Ok(()) => return,
+                Err(error) if member.disk.is_up() => {
+                    panic!("n{} does not start: {error:#}", member.id)
+                }
+                Err(_) => {
+                    let loss = self.any_loss();
+                    self.members[index].crash(&network, loss);
+                }
+            }
+        }
+        panic!("the disk failed at every start");
+    }
+
+    fn start_clients(&mut self, index: usize) {
+        let trees: Vec<_> = self
+            .members
+            .iter()
+            .map(|member| {
+                member
+                    .running
+                    .as_ref()
+                    .map(|running| Arc::clone(&running.fs))
+            })
+            .collect();
+        for _ in 0..CLIENTS {
+            self.clients += 1;
+            let elsewhere = trees
+                .iter()
+                .enumerate()
+                .filter(|(other, _)| *other != index);
+            let elsewhere = elsewhere.filter_map(|(_, fs)| fs.clone()).collect();
+            let member = &mut self.members[index];
+            let Some(running) = &mut member.running else {
+                return;
+            };
+            let client = Client::new(
+                format!("c{}@n{}", self.clients, member.id),
+                (Arc::clone(&running.fs), running.node.proposer()),
+                Arc::clone(&self.shared),
+                elsewhere,
+                self.rng.random(),
+            );
+            running.tasks.spawn(client.run());
+        }
+    }
+
+    fn any(&mut self) -> usize {
+        self.rng.random_range(0..self.members.len())
+    }
+
+    fn any_loss(&mut self) -> Loss {
+        if self.rng.random_bool(0.6) {
+            Loss::Power
+        } else {
+            Loss::Process
+        }
+    }
+
+    async fn trouble(&mut self) {
+        let end = Instant::now() + TROUBLE;
+        while Instant::now() < end {
+            let pause = Duration::from_millis(self.rng.random_range(50..1_200));
+            self.wait(pause).await;
+            match self.rng.random_range(0..100) {
+                0..14 => self.crash_one().await,
+                14..20 => self.crash_all().await,
+                20..38 => self.crash_at_a_call(),
+                38..50 => self.cut(),
+                50..62 => self.network.heal(),
+                62..70 => self.change_weather(),
+                70..76 => self.fail_a_flush(),
+                76..82 => self.hang_a_disk(),
+                82..92 => self.snapshot().await,
+                _ => self.starve().await,
+            }
+        }
+    }
+
+    /// Lets time pass; machines that go down meanwhile come up again.
+    async fn wait(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            sleep(Duration::from_millis(20).min(end - Instant::now())).await;
+            if self.looked.elapsed() > LOOK_EVERY {
+                self.look();
+            }
+            for index in 0..self.members.len() {
+                if !self.is_well(index) {
+                    self.crash(index).await;
+                    if self.rng.random_bool(0.3) {
+                        self.start(index).await;
+                        self.start_clients(index);
+                    }
+                } else if self.members[index].running.is_none() && self.rng.random_bool(0.03) {
+                    self.start(index).await;
+                    self.start_clients(index);
+                }
+            }
+        }
+    }
+
+    /// Whether it is down on purpose, or runs with a living consensus.
+    fn is_well(&mut self, index: usize) -> bool {
+        let member = &mut self.members[index];
+        let Some(running) = &mut member.running else {
+            return true;
+        };
+        // A panic of a client is a finding: it is shown where it happened.
+        while let Some(ended) = running.tasks.try_join_next() {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        }
+        member.disk.is_up() && running.node.core().metrics().running_state.is_ok()
+    }
+
+    /// Looks at every state that can be seen now.
+    fn look(&mut self) {
+        self.looked = Instant::now();
+        let mut checkers = self.shared.checkers.lock();
+        for member in &self.members {
+            if let Some(running) = &member.running {
+                checkers
+                    .digests
+                    .check(member.id, &running.node.core().state());
+            }
+        }
+    }
+
+    async fn crash(&mut self, index: usize) {
+        let loss = self.any_loss();
+        let member = &mut self.members[index];
+        if let Some(running) = &mut member.running {
+            let log = &running.node.core().log;
+            self.shared.checkers.lock().log_ids.check(member.id, log);
+            running.tasks.abort_all();
+        }
+        member.crash(&self.network, loss);
+    }
+
+    async fn crash_one(&mut self) {
+        let index = self.any();
+        if self.members[index].running.is_some() {
+            self.crash(index).await;
+        }
+    }
+
+    async fn crash_all(&mut self) {
+        for index in 0..self.members.len() {
+            if self.members[index].running.is_some() {
+                self.crash(index).await;
+            }
+        }
+        let pause = Duration::from_millis(self.rng.random_range(0..500));
+        sleep(pause).await;
+        for index in 0..self.members.len() {
+            self.start(index).await;
+            self.start_clients(index);
+        }
+    }
+
+    fn crash_at_a_call(&mut self) {
+        let index = self.any();
+        let down_at_call = Some(self.rng.random_range(1..60));
+        self.members[index].set_faults(Faults {
+            down_at_call,
+            ..Faults::default()
+        });
+    }
+
+    fn fail_a_flush(&mut self) {
+        let index = self.any();
+        let sync_fails_at = Some(self.rng.random_range(1..20));
+        self.members[index].set_faults(Faults {
+            sync_fails_at,
+            ..Faults::default()
+        });
+    }
+
+    /// A disk that hangs until something else happens to it.
+    fn hang_a_disk(&mut self) {
+        let index = self.any();
+        let hangs = self.rng.random_bool(0.5);
+        trace::line(&format!("the disk of n{} hangs: {hangs}", index + 1));
+        self.members[index].disk.set_hanging(hangs);
+    }
+
+    fn cut(&mut self) {
+        let (one, other) = (self.any() as u64 + 1, self.any() as u64 + 1);
+        trace::line(&format!("nothing gets from n{one} to n{other}"));
+        self.network.cut(one, other);
+        if self.rng.random_bool(0.5) {
+            self.network.cut(other, one);
+        }
+    }
+
+    fn change_weather(&mut self) {
+        let weather = Weather {
+            loss: [0.0, 0.01, 0.1][self.rng.random_range(0..3)],
+            breaks: [0.0, 0.01, 0.05][self.rng.random_range(0..3)],
+            delay: Duration::from_millis([2, 5, 30][self.rng.random_range(0..3)]),
+            delay_max: Duration::from_millis([5, 200, 1_000][self.rng.random_range(0..3)]),
+        };
+        trace::line(&format!("{weather:?}"));
+        self.network.set_weather(weather);
+    }
+
+    /// Takes a snapshot on one member and drops the log behind it.
+    async fn snapshot(&mut self) {
+        let index = self.any();
+        self.snapshot_on(index).await;
+    }
+
+    async fn snapshot_on(&mut self, index: usize) {
+        let Some(running) = &self.members[index].running else {
+            return;
+        };
+        let core = Arc::clone(running.node.core());
+        trace::line(&format!("n{} takes a snapshot", index + 1));
+        if core.raft.trigger().snapshot().await.is_err() {
+            return;
+        }
+        self.wait(Duration::from_millis(200)).await;
+        if let Some(covered) = core.metrics().snapshot {
+            // Fails only when it has stopped.
+            drop(core.raft.trigger().purge_log(covered.index).await);
+        }
+    }
+
+    /// Cuts a member off for so long that the others have only a snapshot for it.
+    async fn starve(&mut self) {
+        let starved = self.any();
+        for other in 0..self.members.len() {
+            let (one, other) = (starved as u64 + 1, other as u64 + 1);
+            self.network.cut(one, other);
+            self.network.cut(other, one);
+        }
+        trace::line(&format!("n{} is starved", starved + 1));
+        let time = Duration::from_millis(self.rng.random_range(500..2_500));
+        self.wait(time).await;
+        for index in (0..self.members.len()).filter(|index| *index != starved) {
+            self.snapshot_on(index).await;
+        }
+        self.network.heal();
+    }
+
+    /// Everything is mended: then all members agree, and what was acknowledged is there.
+    async fn calm(&mut self) {
+        trace::line("calm");
+        self.network.heal();
+        self.network.set_weather(Weather::FAIR);
+        let deadline = Instant::now() + CALM_MAX;
+        for index in 0..self.members.len() {
+            self.members[index].set_faults(Faults::default());
+            self.members[index].disk.set_hanging(false);
+            if !self.is_well(index) {
+                self.crash(index).await;
+            }
+            if self.members[index].running.is_none() {
+                self.start(index).await;
+            }
+        }
+        let before = self.shared.checkers.lock().lines.acknowledged();
+        for index in 0..self.members.len() {
+            loop {
+                assert!(self.is_well(index), "n{} has stopped by itself", index + 1);
+                let running = self.members[index].running.as_ref().unwrap();
+                if running.fs.barrier().await.is_ok() {
+                    break;
+                }
+                assert!(
+                    Instant::now() < deadline,
+                    "n{} is not up to date",
+                    index + 1
+                );
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+        self.check_the_end(&before).await;
+    }
+
+    async fn check_the_end(&mut self, before: &std::collections::BTreeSet<String>) {
+        self.look();
+        let deadline = Instant::now() + CALM_MAX;
+        for member in &mut self.members {
+            let running = member.running.as_mut().unwrap();
+            running.tasks.shutdown().await;
+        }
+        loop {
+            self.look();
+            let applied = self.members.iter().map(|member| {
+                let running = member.running.as_ref().unwrap();
+                running.node.core().state().applied()
+            });
+            let applied: Vec<_> = applied.collect();
+            if applied.windows(2).all(|pair| pair[0] == pair[1]) {
+                break;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the members do not agree: {applied:?}"
+            );
+            sleep(Duration::from_millis(50)).await;
+        }
+        let mut checkers = self.shared.checkers.lock();
+        for member in &self.members {
+            let running = member.running.as_ref().unwrap();
+            let log = &running.node.core().log;
+            checkers.log_ids.check(member.id, log);
+            let fs = &running.fs;
+            checkers.lines.check(&read(fs, LINES).unwrap(), before);
+            for file in FILES {
+                super::checkers::whole::decode(&read(fs, file).unwrap());
+            }
+            for name in checkers.names.names() {
+                let found = fs.lookup(1, std::ffi::OsStr::new(name));
+                assert!(found.is_ok(), "{name} was made and is not there");
+            }
+        }
+        checkers.saves.check();
+    }
+}
