@@ -226,10 +226,9 @@ impl FileSystem {
         }
     }
 
-    /// Whether a write to this handle has to wait for a majority: it appends, or is synchronous.
+    /// Whether a write to this handle has to wait for a majority: it is synchronous.
     pub fn write_waits(&self, id: HandleId) -> bool {
-        self.file_handle(id)
-            .is_ok_and(|handle| handle.flags.append || handle.flags.sync)
+        self.file_handle(id).is_ok_and(|handle| handle.flags.sync)
     }
 
     /// Writes bytes into the handle's buffer; `mapped` ones come from a shared mapping, on nobody's behalf.
@@ -274,15 +273,6 @@ impl FileSystem {
         mapped: bool,
     ) -> FsResult<u32> {
         let handle = self.file_handle(id)?;
-        let appends = handle.flags.append && handle.flags.write && !mapped;
-        if appends && self.is_in_tree(&handle.inode) {
-            self.append(&handle, data, wall_now()).await?;
-            return u32::try_from(data.len()).map_err(|_| FsError::Invalid.into());
-        }
-        let offset = match appends {
-            true => self.content_seen(&handle)?.size(),
-            false => offset,
-        };
         let written = self.write_buffered(id, offset, data, mapped)?;
         if handle.flags.sync && !mapped {
             let source = handle.source().0;
@@ -290,6 +280,23 @@ impl FileSystem {
                 .await?;
         }
         Ok(written)
+    }
+
+    /// Writes bytes at the end, as one entry.
+    ///
+    /// # Errors
+    /// As [`FileSystem::write_committed`].
+    pub async fn append_write(self: &Arc<Self>, id: HandleId, data: &[u8]) -> FsResult<u32> {
+        let handle = self.file_handle(id)?;
+        if !handle.flags.write {
+            return Err(Failure::BadHandle);
+        }
+        if !self.is_in_tree(&handle.inode) {
+            let end = self.content_seen(&handle)?.size();
+            return self.write_buffered(id, end, data, false);
+        }
+        self.append(&handle, data, wall_now()).await?;
+        u32::try_from(data.len()).map_err(|_| FsError::Invalid.into())
     }
 
     /// Stores through a mapping have no close that could commit them: they go out after a while. What fails stays for
@@ -348,11 +355,9 @@ impl FileSystem {
             if zeroes && offset < end.min(size) {
                 state.punch(handle.source(), (offset, end.min(size)), now)?;
             }
-            if keep_size {
-                Ok(())
-            } else {
-                state.extend(handle.source(), end, now)
-            }
+            // Where nothing changes, the times do all the same.
+            let at_least = if keep_size { size } else { end };
+            state.extend(handle.source(), at_least, now)
         })
         .await
     }

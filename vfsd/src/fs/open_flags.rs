@@ -1,4 +1,5 @@
-//! What the flags of `open(2)` mean for a handle.
+//! What the flags of `open(2)` mean for a handle. `O_APPEND` is not among them: fcntl(2) changes it, and each write
+//! tells it.
 
 /// The part of `open(2)`'s flags that a handle keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -7,8 +8,6 @@ pub struct OpenFlags {
     pub read: bool,
     /// Writes are allowed.
     pub write: bool,
-    /// Each write goes to the end, as one entry (`O_APPEND`).
-    pub append: bool,
     /// Each write is committed before it returns (`O_SYNC`, `O_DSYNC`).
     pub sync: bool,
     /// The content goes first (`O_TRUNC`).
@@ -24,7 +23,6 @@ impl OpenFlags {
         Self {
             read: access != libc::O_WRONLY,
             write: access != libc::O_RDONLY,
-            append: bits & libc::O_APPEND != 0,
             // O_SYNC contains O_DSYNC's bit.
             sync: bits & libc::O_DSYNC != 0,
             truncate: bits & libc::O_TRUNC != 0,

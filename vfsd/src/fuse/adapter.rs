@@ -34,6 +34,8 @@ use crate::state_machine::ids::{HandleId, InodeNo};
 use crate::state_machine::inode::Inode;
 use crate::state_machine::outcome::FsError;
 
+/// Both flags of setxattr(2).
+const BOTH: i32 = libc::XATTR_CREATE | libc::XATTR_REPLACE;
 /// Nothing is cached by the kernel: another node may change it at any time.
 const TTL: Duration = Duration::ZERO;
 /// Inode numbers are never used again, so one generation is enough.
@@ -533,7 +535,7 @@ impl Filesystem for Adapter {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
@@ -543,11 +545,18 @@ impl Filesystem for Adapter {
             Ok(len) => reply.written(len),
             Err(failure) => reply.error(to_errno(&failure)),
         };
-        if !self.fs.write_waits(id) {
+        // As they are now: fcntl(2) may have set or cleared it since the open.
+        let appends = !mapped && flags.0 & libc::O_APPEND != 0;
+        if !appends && !self.fs.write_waits(id) {
             return answer(self.fs.write_buffered(id, offset, data, mapped));
         }
         let (fs, data) = (self.fs.clone(), data.to_vec());
-        let operation = async move { fs.write_committed(id, offset, &data, mapped).await };
+        let operation = async move {
+            if appends {
+                return fs.append_write(id, &data).await;
+            }
+            fs.write_committed(id, offset, &data, mapped).await
+        };
         self.run(request, operation, answer);
     }
 
@@ -700,6 +709,11 @@ impl Filesystem for Adapter {
                 0 => XattrMode::Any,
                 libc::XATTR_CREATE => XattrMode::Create,
                 libc::XATTR_REPLACE => XattrMode::Replace,
+                // It must be there and must not be.
+                BOTH if fs.xattr(node.0, &name).is_ok() => {
+                    return Err(FsError::AlreadyExists.into());
+                }
+                BOTH => return Err(FsError::NoAttribute.into()),
                 _ => return Err(Failure::Refused(FsError::Invalid)),
             };
             fs.set_xattr(caller, node.0, &name, &value, mode).await

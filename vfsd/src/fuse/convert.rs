@@ -96,18 +96,13 @@ fn wall_time(at: SystemTime) -> WallTime {
             nanos: since.subsec_nanos(),
         },
         Err(before) => {
-            // Before 1970: seconds are rounded down, nanoseconds count up from there.
+            // fuser takes the nanoseconds off where they count up from the second before: what it hands on is
+            // mirrored, and this mirrors it back.
             let before = before.duration();
             let secs = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
-            match before.subsec_nanos() {
-                0 => WallTime {
-                    secs: -secs,
-                    nanos: 0,
-                },
-                nanos => WallTime {
-                    secs: -secs - 1,
-                    nanos: 1_000_000_000 - nanos,
-                },
+            WallTime {
+                secs: -secs,
+                nanos: before.subsec_nanos(),
             }
         }
     }
@@ -128,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_on_both_sides_of_1970_survive_the_way_and_back() {
+    fn times_on_both_sides_of_1970_survive_the_way_in_and_out() {
         for (secs, nanos) in [
             (0, 0),
             (1, 5),
@@ -137,7 +132,18 @@ mod tests {
             (1_790_000_000, 123_456_789),
         ] {
             let time = WallTime { secs, nanos };
-            assert_eq!(wall_time(system_time(time)), time);
+            // As fuser reads what the kernel sends.
+            let sent = match u64::try_from(secs) {
+                Ok(secs) => UNIX_EPOCH + Duration::new(secs, nanos),
+                Err(_) => UNIX_EPOCH - Duration::new(secs.unsigned_abs(), nanos),
+            };
+            assert_eq!(wall_time(sent), time);
+            let told = system_time(time);
+            let since = match told.duration_since(UNIX_EPOCH) {
+                Ok(since) => i128::try_from(since.as_nanos()).unwrap(),
+                Err(before) => -i128::try_from(before.duration().as_nanos()).unwrap(),
+            };
+            assert_eq!(since, i128::from(secs) * 1_000_000_000 + i128::from(nanos));
         }
     }
 

@@ -43,6 +43,8 @@ pub struct Pending {
     pub resized: bool,
     /// Place and time of the last change; `None` once an explicit `utimens` came after it.
     pub last_write: Option<(Order, WallTime)>,
+    /// The call that truncated made the file: there was nothing to cut off.
+    made: bool,
     /// Set once nobody waits for the save any more: it goes only onto this revision, or onto this node's own commits
     /// on top of it. An old save never covers another node's newer one.
     pub base: Option<LogIndex>,
@@ -121,6 +123,7 @@ impl Uncommitted {
         let pending = self.pending_of(source, saver);
         pending.dirty.truncate(at, 0)?;
         pending.last_write = changes.then_some((at, now));
+        pending.made = !changes;
         self.see(|view| view.truncate(0))
     }
 
@@ -213,6 +216,7 @@ impl Uncommitted {
                 in_flight: None,
                 resized: false,
                 last_write: None,
+                made: false,
                 base: None,
             });
             self.pending.len() - 1
@@ -405,7 +409,7 @@ impl InFlight {
         let mut state = inode.state.lock();
         let timed = state.timed;
         let pending = state.pending(source)?;
-        if pending.dirty.only_empties() && committed.size() == 0 && pending.last_write.is_none() {
+        if pending.dirty.only_empties() && committed.size() == 0 && pending.made {
             // An open with O_TRUNC that made the file: there is nothing to tell.
             state.forget(source);
             return None;
