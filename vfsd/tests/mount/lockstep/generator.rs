@@ -132,6 +132,42 @@ pub fn sequence(seed: u64, calls: usize, workers: Option<usize>) -> Vec<String> 
     lines
 }
 
+/// Calls that keep nothing open: whichever node makes them, each sees all that was done before.
+const OF_PATHS: &[&str] = &[
+    "save",
+    "shell",
+    "cat",
+    "stat",
+    "lstat",
+    "list",
+    "truncate",
+    "link",
+    "unlink",
+    "rename",
+    "mkdir",
+    "rmdir",
+    "symlink",
+    "readlink",
+    "chmod",
+    "chown",
+    "utimens",
+    "setxattr",
+    "getxattr",
+    "listxattr",
+    "removexattr",
+];
+
+/// As [`sequence`], of calls that name a path and leave nothing open.
+pub fn sequence_of_paths(seed: u64, calls: usize) -> Vec<String> {
+    let is_of_path = |call: &String| {
+        let verb = call.split(' ').nth(1).unwrap_or_default();
+        OF_PATHS.contains(&verb)
+    };
+    // What a topic has few of needs a longer sequence to choose from.
+    let all = sequence(seed, calls * 4, Some(super::sides::WORKERS));
+    all.into_iter().filter(is_of_path).take(calls).collect()
+}
+
 struct Generator {
     rng: StdRng,
     files: Vec<&'static str>,

@@ -66,7 +66,7 @@ pub fn report(calls: &[String], difference: &Difference) -> String {
 }
 
 /// How a sequence is run again.
-fn repetition(seed: u64) -> String {
+fn repetition(seed: u64, test: &str) -> String {
     // What was asked for besides decides over the calls, too.
     let mut asked: Vec<String> = std::env::vars()
         .filter(|(name, _)| {
@@ -78,7 +78,7 @@ fn repetition(seed: u64) -> String {
         .collect();
     asked.sort_unstable();
     format!(
-        "seed {seed}, repeat: {}scripts/replay.sh {seed} random_calls_are_answered_as_on_ext4",
+        "seed {seed}, repeat: {}scripts/replay.sh {seed} {test}",
         asked.concat()
     )
 }
@@ -100,16 +100,40 @@ fn setting(name: &str) -> Option<u64> {
 /// Random calls for a minute, or for as long as `scripts/lockstep.sh` says; each sequence has the seed after the last.
 #[test]
 fn random_calls_are_answered_as_on_ext4() {
-    let first = seed::choose("random_calls_are_answered_as_on_ext4");
-    let until = Instant::now() + Duration::from_secs(setting("SECONDS").unwrap_or(60));
-    let calls = usize::try_from(setting("CALLS").unwrap_or(60)).unwrap();
+    let test = "random_calls_are_answered_as_on_ext4";
     let workers = setting("WORKERS").map(|count| usize::try_from(count).unwrap());
+    nothing_differs(test, Sides::start(), 60, |seed, calls| {
+        generator::sequence(seed, calls, workers)
+    });
+}
+
+/// Of calls that keep nothing open each node sees all that was done before on any.
+#[test]
+fn random_calls_of_two_nodes_are_answered_as_on_one_ext4() {
+    let test = "random_calls_of_two_nodes_are_answered_as_on_one_ext4";
+    nothing_differs(
+        test,
+        Sides::of_two_nodes(),
+        15,
+        generator::sequence_of_paths,
+    );
+}
+
+/// Runs sequences for `seconds`, unless the environment says otherwise, and shrinks what differs.
+fn nothing_differs(
+    test: &str,
+    mut sides: Sides,
+    seconds: u64,
+    sequence: impl Fn(u64, usize) -> Vec<String>,
+) {
+    let first = seed::choose(test);
+    let until = Instant::now() + Duration::from_secs(setting("SECONDS").unwrap_or(seconds));
+    let calls = usize::try_from(setting("CALLS").unwrap_or(60)).unwrap();
     // One difference is enough for a test; the script may collect more.
     let differences_max = setting("DIFFERENCES").unwrap_or(1) as usize;
     // While a fault is known, calls that meet it can be left out to see what lies behind it.
     let without = std::env::var(variable("WITHOUT")).unwrap_or_default();
     let without: Vec<&str> = without.split(';').filter(|text| !text.is_empty()).collect();
-    let mut sides = Sides::start();
     let mut found = BTreeSet::new();
     let mut sequences = 0;
     for seed in first.. {
@@ -117,7 +141,7 @@ fn random_calls_are_answered_as_on_ext4() {
             break;
         }
         sequences += 1;
-        let mut sequence = generator::sequence(seed, calls, workers);
+        let mut sequence = sequence(seed, calls);
         if !kernel_is_at_least(6, 6) {
             sequence.retain(|call| !call.contains(" mmap "));
         }
@@ -128,7 +152,7 @@ fn random_calls_are_answered_as_on_ext4() {
         let shrunk = shrunk(&mut sides, sequence, &difference);
         // What differs in the same calls is the same fault in most cases.
         if found.insert(verbs(&shrunk)) {
-            println!("{}", repetition(seed));
+            println!("{}", repetition(seed, test));
             println!("{}", describe(&mut sides, &shrunk, &difference));
         }
     }

@@ -132,6 +132,8 @@ pub struct Sides {
     tree: Vec<Worker>,
     ext4: Vec<Worker>,
     other: Worker,
+    /// The node that each worker of the tree is on.
+    nodes: [u64; WORKERS],
     /// Without one both sides are ext4: what differs then is a fault of the lockstep itself.
     cluster: Option<Cluster>,
     scratch: Scratch,
@@ -140,15 +142,20 @@ pub struct Sides {
 
 impl Sides {
     pub fn start() -> Self {
-        Self::on(Some(Cluster::start()))
+        Self::on(Some(Cluster::start()), [1; WORKERS])
+    }
+
+    /// With the second worker on the second node.
+    pub fn of_two_nodes() -> Self {
+        Self::on(Some(Cluster::start()), [1, 2, 1])
     }
 
     /// Both sides on ext4.
     pub fn of_ext4_alone() -> Self {
-        Self::on(None)
+        Self::on(None, [1; WORKERS])
     }
 
-    fn on(cluster: Option<Cluster>) -> Self {
+    fn on(cluster: Option<Cluster>, nodes: [u64; WORKERS]) -> Self {
         let scratch = Scratch::new();
         std::fs::create_dir(scratch.path().join("tree")).unwrap();
         let workers = || (0..WORKERS).map(|_| Worker::start()).collect();
@@ -156,6 +163,7 @@ impl Sides {
             tree: workers(),
             ext4: workers(),
             other: Worker::start(),
+            nodes,
             cluster,
             scratch,
             runs: 0,
@@ -170,7 +178,7 @@ impl Sides {
         let difference = self.perform(calls).or_else(|| self.end(calls));
         if self.has_hung() {
             self.abort();
-            *self = Self::on(self.cluster.as_ref().map(|_| Cluster::start()));
+            *self = Self::on(self.cluster.as_ref().map(|_| Cluster::start()), self.nodes);
         } else {
             self.leave();
         }
@@ -186,9 +194,13 @@ impl Sides {
     }
 
     fn enter(&mut self, folder: &str) {
-        let (tree, ext4) = (self.folder(1, folder), self.scratch.path().join(folder));
-        for (workers, folder) in [(&mut self.tree, tree), (&mut self.ext4, ext4)] {
-            for worker in workers {
+        let ext4 = self.scratch.path().join(folder);
+        for number in 0..WORKERS {
+            let tree = self.folder(self.nodes[number], folder);
+            for (worker, folder) in [
+                (&mut self.tree[number], tree),
+                (&mut self.ext4[number], ext4.clone()),
+            ] {
                 assert_eq!(worker.ask(&format!("enter {}", folder.display())), "ok");
             }
         }
