@@ -27,6 +27,8 @@ use system_tests::seed;
 use crate::kernel_is_at_least;
 use sides::{Difference, Sides};
 
+/// How often a long run says how far it is.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 /// How long a sequence is made simpler.
 const SHRINK_MAX: Duration = Duration::from_secs(60);
 
@@ -136,11 +138,19 @@ fn nothing_differs(
     let without: Vec<&str> = without.split(';').filter(|text| !text.is_empty()).collect();
     let mut found = BTreeSet::new();
     let mut sequences = 0;
+    let mut told = Instant::now();
     for seed in first.. {
         if Instant::now() >= until || found.len() >= differences_max {
             break;
         }
         sequences += 1;
+        if told.elapsed() > TOLD_EVERY {
+            told = Instant::now();
+            println!(
+                "{test}: {sequences} sequences, {} differences, at seed {seed}",
+                found.len()
+            );
+        }
         let mut sequence = sequence(seed, calls);
         if !kernel_is_at_least(6, 6) {
             sequence.retain(|call| !call.contains(" mmap "));
