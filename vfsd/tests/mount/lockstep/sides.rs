@@ -209,6 +209,7 @@ impl Sides {
     fn perform(&mut self, calls: &[String]) -> Option<Difference> {
         let is_exact = kernel_is_at_least(6, 13);
         let [mut tree_times, mut ext4_times] = [Times::new(is_exact), Times::new(is_exact)];
+        let is_mapped = calls.iter().any(|call| call.contains(" mmap "));
         for (at, line) in calls.iter().enumerate() {
             let (number, call) = line.split_once(' ').unwrap();
             let number: usize = number.parse().unwrap();
@@ -216,7 +217,10 @@ impl Sides {
             self.ext4[number].tell(call);
             let tree = tree_times.compared(call, &self.tree[number].ask(call));
             let ext4 = ext4_times.compared(call, &self.ext4[number].hear());
-            if tree != ext4 {
+            // The kernel asks for holes without telling of stores through a mapping that it has not written back.
+            let is_told =
+                !(is_mapped && ["data", "hole"].iter().any(|verb| call.starts_with(verb)));
+            if tree != ext4 && is_told {
                 return Some(Difference {
                     at,
                     call: line.clone(),
