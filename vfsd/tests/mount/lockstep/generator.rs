@@ -82,6 +82,7 @@ const ALL: &[(Kind, u32)] = &[
     (Kind::Name, 14),
     (Kind::Attribute, 10),
     (Kind::Map, 10),
+    (Kind::Lock, 6),
 ];
 
 #[derive(Clone, Copy)]
@@ -96,6 +97,7 @@ enum Kind {
     Name,
     Attribute,
     Map,
+    Lock,
 }
 
 /// `calls` random calls of up to `workers` processes, and then everything closed in random order.
@@ -248,6 +250,7 @@ impl Generator {
             Kind::Name => Some(self.name()),
             Kind::Attribute => self.attribute(),
             Kind::Map => self.map(),
+            Kind::Lock => self.lock(),
         }
     }
 
@@ -444,6 +447,16 @@ impl Generator {
             8 => format!("{worker} {f}listxattr {of}"),
             _ => format!("{worker} {f}removexattr {of} {name}"),
         }
+    }
+
+    fn lock(&mut self) -> Option<String> {
+        let (worker, handle) = self.handle()?;
+        let kind = self.pick(&["shared", "exclusive", "exclusive", "none"]);
+        if self.rng.random_bool(0.5) {
+            return Some(format!("{worker} flock {handle} {kind}"));
+        }
+        let (offset, len) = (self.offset(), self.size());
+        Some(format!("{worker} lock {handle} {kind} {offset} {len}"))
     }
 
     fn map(&mut self) -> Option<String> {

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::ptr::NonNull;
 
 use nix::errno::Errno;
-use nix::fcntl::{self, AT_FDCWD, FallocateFlags, OFlag, RenameFlags};
+use nix::fcntl::{self, AT_FDCWD, FallocateFlags, FcntlArg, OFlag, RenameFlags};
 use nix::sys::mman::{MapFlags, MsFlags, ProtFlags, mmap, msync, munmap};
 use nix::sys::stat::{self, FchmodatFlags, Mode, UtimensatFlags};
 use nix::sys::time::TimeSpec;
@@ -156,6 +156,10 @@ impl Worker {
                 None => Err(Refusal::Unopened),
             },
             ["closeall"] => self.close_all(),
+            ["flock", handle, kind] => self.with(handle, |file| flock(file, kind)),
+            ["lock", handle, kind, offset, len] => {
+                self.with(handle, |file| lock(file, kind, number(offset), number(len)))
+            }
             _ => return None,
         })
     }
@@ -521,6 +525,37 @@ fn zeros(file: &OwnedFd, from: i64, to: i64) -> nix::Result<String> {
         Ok(_) if range.iter().all(|byte| *byte == 0) => Ok("ok".into()),
         Ok(_) => Ok(format!("ok, but a hole with {}", bytes::describe(&range))),
     }
+}
+
+/// Takes or gives a lock of the open file, without waiting.
+fn flock(file: &OwnedFd, kind: &str) -> Answer {
+    let operation = match kind {
+        "shared" => libc::LOCK_SH,
+        "exclusive" => libc::LOCK_EX,
+        "none" => libc::LOCK_UN,
+        _ => panic!("{kind:?} is no lock"),
+    };
+    // SAFETY: the descriptor is open for the call.
+    let outcome = unsafe { libc::flock(file.as_raw_fd(), operation | libc::LOCK_NB) };
+    done(Errno::result(outcome))
+}
+
+/// Takes or gives a range for this process, without waiting.
+fn lock(file: &OwnedFd, kind: &str, offset: i64, len: i64) -> Answer {
+    let kind = match kind {
+        "shared" => libc::F_RDLCK,
+        "exclusive" => libc::F_WRLCK,
+        "none" => libc::F_UNLCK,
+        _ => panic!("{kind:?} is no lock"),
+    };
+    let range = libc::flock {
+        l_type: kind as i16,
+        l_whence: libc::SEEK_SET as i16,
+        l_start: offset,
+        l_len: len,
+        l_pid: 0,
+    };
+    done(fcntl::fcntl(file, FcntlArg::F_SETLK(&range)))
 }
 
 /// Loads from a mapping by a system call: a page that is gone meanwhile is EFAULT then instead of a signal.
