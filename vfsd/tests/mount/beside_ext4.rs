@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use crate::lockstep::{check, report, sides::Sides};
-use crate::{Cluster, kernel_is_at_least, run, run_with_shared_mapping};
+use crate::{Cluster, kernel_is_at_least, run};
 
 /// The lockstep itself: a difference that stays (ext4 keeps extended attributes in one block) is seen and told.
 #[test]
@@ -671,31 +671,6 @@ fn a_mapping_shows_what_is_in_the_file_and_not_what_its_handle_had() {
          0 load m1 0 1
          1 write h3 S*4
          0 load m1 4 4",
-    );
-}
-
-/// "A later `utimens` wins even if the content is committed after it": also over a store through a mapping that the
-/// kernel has written back.
-#[test]
-fn a_later_time_outlives_a_store_through_a_mapping_that_is_synced() {
-    let cluster = Cluster::start();
-    run_with_shared_mapping(
-        &cluster,
-        r#"
-        python3 - <<'PY'
-import mmap, os
-path = os.environ['A'] + '/x'
-with open(path, 'wb') as f: f.write(b'z' * 100)
-with open(path, 'r+b') as f:
-    m = mmap.mmap(f.fileno(), 100)
-    m[0:4] = b'text'
-    m.flush()
-    os.utime(path, (1000, 1000))
-    m.close()
-seen = os.stat(path)
-assert (seen.st_mtime, open(path, 'rb').read(5)) == (1000, b'textz'), seen
-PY
-        "#,
     );
 }
 
