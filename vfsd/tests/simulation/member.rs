@@ -8,7 +8,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::task::JoinSet;
 use vfsd::consensus::node::{Listen, Listening, Machine, Node, NodeSettings};
 use vfsd::consensus::types::EntryBytes;
-use vfsd::fs::file_system::FileSystem;
+use vfsd::fs::file_system::{EventFeed, FileSystem};
+use vfsd::state_machine::outcome::{Applied, Change};
 use vfsd::storage::append_log::AppendLog;
 use vfsd::storage::disk::Disk;
 use vfsd::storage::disk::fake::{FakeDisk, Faults};
@@ -18,7 +19,7 @@ use super::network::Network;
 use super::{founding, trace};
 
 /// Large enough for the largest save of the clients and small enough to be filled often.
-pub const SEGMENT: u64 = 512 * 1024;
+pub const SEGMENT: u64 = 256 * 1024;
 /// How long work on a healthy disk takes at most.
 pub const DISK_LATENCY: Duration = Duration::from_millis(3);
 
@@ -49,7 +50,38 @@ pub struct Member {
     pub disk: FakeDisk,
     /// What runs, if it does.
     pub running: Option<Running>,
+    /// Whether its disk was told to fail since it came up.
+    pub has_faults: bool,
     incarnation: u32,
+}
+
+/// Writes what is applied into the trace.
+struct Feed(u64);
+
+impl EventFeed for Feed {
+    fn applied(&self, entry: &Applied) {
+        let changes: Vec<_> = entry.changes.iter().map(kind_of).collect();
+        let (id, index, node) = (self.0, entry.index, entry.node);
+        let outcome = entry.outcome;
+        trace::line(&format!(
+            "n{id} applied {index} of n{node}: {changes:?} {outcome:?}"
+        ));
+    }
+
+    fn raise(&self, _change: Change) {}
+
+    fn lag(&self) -> u64 {
+        0
+    }
+}
+
+/// The beginning of a change's text: contents are long.
+fn kind_of(change: &Change) -> String {
+    let text = match change {
+        Change::Gone(inode) => format!("Gone {}", inode.number),
+        other => format!("{other:?}"),
+    };
+    text.chars().take(60).collect()
 }
 
 fn healthy() -> Faults {
@@ -78,6 +110,7 @@ impl Member {
             id,
             disk: disk.after_kill(),
             running: None,
+            has_faults: false,
             incarnation: 0,
         }
     }
@@ -105,6 +138,7 @@ impl Member {
         };
         let node = Node::start_on(machine, self.settings(), fs.clone()).await?;
         fs.attach(node.proposer());
+        fs.attach_feed(Arc::new(Feed(self.id)));
         self.running = Some(Running {
             node: Arc::new(node),
             fs,
@@ -151,13 +185,15 @@ impl Member {
             Loss::Power => self.disk.after_power_cut(),
         };
         self.disk.set_faults(healthy());
+        self.has_faults = false;
         if loss == Loss::Power && self.disk.remove(Path::new("/run/session")).is_ok() {
             self.disk.sync_dir(Path::new("/run")).unwrap();
         }
     }
 
     /// What its disk does wrong from now on.
-    pub fn set_faults(&self, faults: Faults) {
+    pub fn set_faults(&mut self, faults: Faults) {
+        self.has_faults = true;
         self.disk.set_faults(Faults {
             latency: faults.latency.max(DISK_LATENCY),
             ..faults

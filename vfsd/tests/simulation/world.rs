@@ -84,10 +84,11 @@ impl World {
         for _ in 0..STARTS_MAX {
             let network = self.network.clone();
             let member = &mut self.members[index];
+            member.disk.set_hanging(false);
             let started = member.start(&network).await;
             match started {
                 Ok(()) => return,
-                Err(error) if member.disk.is_up() => {
+                Err(error) if member.disk.is_up() && !member.has_faults => {
                     panic!("n{} does not start: {error:#}", member.id)
                 }
                 Err(_) => {

@@ -1,14 +1,12 @@
 //! Saves and reads of a file, each read behind a barrier, are those of one register: there is one order of all of them
-//! that every client could have seen. Checked by stateright's tester.
+//! that every client could have seen. The search is that of Wing and Gong (1993), which remembers where it has been
+//! (Lowe 2017).
 //!
 //! A save that failed may happen later or never. It counts only if somebody has read it, and then until the end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use stateright::semantics::register::{Register, RegisterOp, RegisterRet};
-use stateright::semantics::{ConsistencyTester, LinearizabilityTester};
-
-/// Calls of one file: beyond, the tester takes too long.
+/// Calls of one file: as many as a set of them has bits.
 pub const CALLS_MAX: usize = 60;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,62 +85,78 @@ impl Histories {
     }
 }
 
+/// A call as the search sees it.
+struct Step {
+    began: usize,
+    ended: usize,
+    writes: Option<u64>,
+    finds: Option<u64>,
+}
+
 impl History {
-    fn is_linearizable(&self) -> bool {
-        let read: BTreeSet<u64> = self
-            .events
-            .iter()
-            .filter_map(|(_, event)| match event {
-                Event::Read(number) => Some(*number),
-                _ => None,
-            })
-            .collect();
-        let ended = |call: u64, wanted: fn(&Event) -> bool| {
-            self.events
-                .iter()
-                .any(|(of, event)| *of == call && wanted(event))
-        };
-        let mut tester = LinearizabilityTester::new(Register(0));
-        // A call that has returned makes room for the next: few threads keep the search short.
-        let mut threads: BTreeMap<u64, u64> = BTreeMap::new();
-        let mut free = BTreeSet::new();
-        let mut unknown = Vec::new();
-        for &(call, event) in &self.events {
-            let began = match event {
-                Event::Saves(number) => {
-                    let saved = ended(call, |event| *event == Event::Saved);
-                    (saved || read.contains(&number)).then_some(RegisterOp::Write(number))
+    /// The calls that count, with when they began and ended.
+    fn steps(&self) -> Vec<Step> {
+        let mut ends = BTreeMap::new();
+        let mut read = BTreeSet::new();
+        for (at, (call, event)) in self.events.iter().enumerate() {
+            match event {
+                Event::Saved => drop(ends.insert(*call, (at, None))),
+                Event::Read(number) => {
+                    read.insert(*number);
+                    ends.insert(*call, (at, Some(*number)));
                 }
-                Event::Reads => {
-                    let has_read = ended(call, |event| matches!(event, Event::Read(_)));
-                    has_read.then_some(RegisterOp::Read)
-                }
-                _ => None,
-            };
-            if let Some(operation) = began {
-                let thread = free
-                    .pop_first()
-                    .unwrap_or(threads.len() as u64 + 1_000 * call);
-                threads.insert(call, thread);
-                tester.on_invoke(thread, operation).unwrap();
+                Event::Saves(_) | Event::Reads | Event::Unknown => {}
             }
-            let returned = match event {
-                Event::Saved => RegisterRet::WriteOk,
-                Event::Read(number) => RegisterRet::ReadOk(number),
-                Event::Unknown => {
-                    unknown.extend(threads.get(&call));
-                    continue;
-                }
-                Event::Saves(_) | Event::Reads => continue,
+        }
+        let step = |(began, (call, event)): (usize, &(u64, Event))| {
+            let end = ends.get(call);
+            let (ended, finds) = *end.unwrap_or(&(usize::MAX, None));
+            let (writes, counts) = match event {
+                Event::Saves(number) => (Some(*number), end.is_some() || read.contains(number)),
+                Event::Reads => (None, end.is_some()),
+                _ => return None,
             };
-            let thread = threads[&call];
-            tester.on_return(thread, returned).unwrap();
-            free.insert(thread);
+            counts.then_some(Step {
+                began,
+                ended,
+                writes,
+                finds,
+            })
+        };
+        self.events.iter().enumerate().filter_map(step).collect()
+    }
+
+    fn is_linearizable(&self) -> bool {
+        let steps = self.steps();
+        let all = steps
+            .iter()
+            .enumerate()
+            .fold(0_u64, |all, (at, _)| all | (1 << at));
+        let mut seen = HashSet::new();
+        // What was done so far, as a set, and what the file holds then.
+        let mut open = vec![(0_u64, 0_u64)];
+        while let Some((done, holds)) = open.pop() {
+            if done == all {
+                return true;
+            }
+            if !seen.insert((done, holds)) {
+                continue;
+            }
+            let left = || {
+                steps
+                    .iter()
+                    .enumerate()
+                    .filter(|(at, _)| done & (1 << at) == 0)
+            };
+            // None can be next that began after another one, still to be done, had ended.
+            let first_end = left().map(|(_, step)| step.ended).min().unwrap_or(0);
+            for (at, step) in left().filter(|(_, step)| step.began < first_end) {
+                if step.finds.is_none_or(|found| found == holds) {
+                    open.push((done | (1 << at), step.writes.unwrap_or(holds)));
+                }
+            }
         }
-        for thread in unknown {
-            tester.on_return(thread, RegisterRet::WriteOk).unwrap();
-        }
-        tester.is_consistent()
+        false
     }
 }
 
