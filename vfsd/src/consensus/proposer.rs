@@ -211,7 +211,7 @@ impl Attempt {
                 self.settled = true;
                 Ok(committed)
             }
-            refused = keep_sending(&core, &self.entry) => Err(ProposeError::NoQuorum(refused)),
+            refused = keep_sending(&core, &self.entry) => Err(ProposeError::Refused(refused)),
             () = lost(&mut quorum) => Err(timed_out(self.started)),
             () = core.stopping.cancelled() => Err(ProposeError::Stopping),
             () = tokio::time::sleep_until(deadline) => Err(timed_out(self.started)),

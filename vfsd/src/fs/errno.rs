@@ -35,6 +35,8 @@ pub fn errno(failure: &Failure) -> i32 {
         Failure::Refused(refused) => refused_errno(*refused),
         Failure::NotProposed(error) => match error {
             ProposeError::NoQuorum(_) => libc::EROFS,
+            // As for what `apply` refuses to a node's grant: there is a majority, and it says no.
+            ProposeError::Refused(_) => libc::EACCES,
             ProposeError::TimedOut(_) | ProposeError::Stopping => libc::EIO,
             ProposeError::SessionExpired => libc::EKEYREVOKED,
         },
@@ -69,5 +71,19 @@ fn refused_errno(refused: FsError) -> i32 {
         FsError::Abandoned | FsError::OutcomeForgotten => libc::EIO,
         FsError::TokenInvalid => libc::EACCES,
         FsError::CrossBoundary => libc::EXDEV,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_of_the_leader_is_not_taken_for_a_lost_quorum() {
+        let errno_of = |error: ProposeError| errno(&Failure::from(error));
+        assert_eq!(errno_of(ProposeError::NoQuorum(String::new())), libc::EROFS);
+        assert_eq!(errno_of(ProposeError::Refused(String::new())), libc::EACCES);
+        let same = errno(&Failure::Refused(FsError::AccessDenied));
+        assert_eq!(errno_of(ProposeError::Refused(String::new())), same);
     }
 }

@@ -43,6 +43,9 @@ pub enum ProposeError {
     /// This node knows that no majority can be reached: nothing was proposed.
     #[error("no quorum: {0}")]
     NoQuorum(String),
+    /// The leader does not take it from this node, however often it is asked.
+    #[error("the leader refuses it: {0}")]
+    Refused(String),
     /// No answer came in time; the number was abandoned, so it happens before that entry or never.
     #[error("no answer from a majority within {0} ms")]
     TimedOut(u64),
