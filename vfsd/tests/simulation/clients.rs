@@ -74,11 +74,10 @@ pub struct Client {
     rng: StdRng,
 }
 
-fn flags(write: bool, append: bool, truncate: bool, exclusive: bool) -> OpenFlags {
+fn flags(write: bool, truncate: bool, exclusive: bool) -> OpenFlags {
     OpenFlags {
         read: !write,
         write,
-        append,
         truncate,
         exclusive,
         sync: false,
@@ -119,7 +118,7 @@ pub fn read(fs: &Arc<FileSystem>, name: &str) -> FsResult<Vec<u8>> {
         Err(Failure::Refused(FsError::NotFound)) => return Ok(Vec::new()),
         Err(failure) => return Err(failure),
     };
-    let handle = fs.open(NOBODY, attr.node, flags(false, false, false, false))?;
+    let handle = fs.open(NOBODY, attr.node, flags(false, false, false))?;
     let content = fs.read(handle, 0, READ_MAX);
     fs.release(attr.node, handle);
     fs.forget(attr.node, 1);
@@ -176,7 +175,7 @@ impl Client {
 
     /// Writes `content` in two parts and closes.
     async fn write(&self, name: &str, content: &[u8]) -> FsResult<()> {
-        let handle = create(&self.fs, name, flags(true, false, true, false)).await?;
+        let handle = create(&self.fs, name, flags(true, true, false)).await?;
         let (first, second) = content.split_at(content.len() / 2);
         let written = async {
             self.fs.write_buffered(handle, 0, first, false)?;
@@ -252,12 +251,9 @@ impl Client {
     async fn append(&mut self) -> FsResult<()> {
         let line = format!("{} {}", self.shared.number(), self.name);
         self.shared.checkers.lock().lines.tries(&line);
-        let handle = create(&self.fs, LINES, flags(true, true, false, false)).await?;
+        let handle = create(&self.fs, LINES, flags(true, false, false)).await?;
         let bytes = format!("{line}\n");
-        let written = self
-            .fs
-            .write_committed(handle, 0, bytes.as_bytes(), false)
-            .await;
+        let written = self.fs.append_write(handle, bytes.as_bytes()).await;
         if written.is_ok() {
             self.shared.checkers.lock().lines.acknowledges(&line);
         }
@@ -276,7 +272,7 @@ impl Client {
 
     async fn make_name(&mut self) -> FsResult<()> {
         let name = format!("x{}", self.rng.random_range(0..12));
-        let handle = create(&self.fs, &name, flags(true, false, false, true)).await?;
+        let handle = create(&self.fs, &name, flags(true, false, true)).await?;
         self.shared.checkers.lock().names.won(&name, &self.name);
         self.fs.release(ROOT, handle);
         Ok(())
@@ -323,7 +319,7 @@ impl Client {
         let content = whole::encode(number, 200);
         self.write(&name, &content).await?;
         let attr = self.fs.lookup(ROOT, OsStr::new(&name))?;
-        let open = flags(false, false, false, false);
+        let open = flags(false, false, false);
         let handle = self.fs.open(NOBODY, attr.node, open)?;
         let other = (!self.elsewhere.is_empty()).then(|| {
             let chosen = self.rng.random_range(0..self.elsewhere.len());
