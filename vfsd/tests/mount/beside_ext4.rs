@@ -694,6 +694,33 @@ fn an_append_lands_behind_the_pending_bytes_of_another_handle() {
     );
 }
 
+/// As a shell and its children have it: one position, and whoever closes last commits what is left.
+#[test]
+fn processes_that_inherit_a_descriptor_share_its_position_and_its_last_close() {
+    check(
+        "0 save a Z*20
+         0 open h1 a rw,trunc
+         1 adopt h2 0 h1
+         2 adopt h3 1 h2
+         0 write h1 A*4
+         1 write h2 B*4
+         0 position h1 cur 0
+         0 close h1
+         2 cat a
+         1 position h2 set 2
+         2 write h3 C*1
+         1 close h2
+         0 cat a
+         2 write h3 D*2
+         0 truncate a 6
+         2 fstat h3
+         2 write h3 E*3
+         2 close h3
+         0 cat a
+         0 stat a",
+    );
+}
+
 #[test]
 fn a_hole_is_punched_into_the_pending_bytes_of_another_handle() {
     check(

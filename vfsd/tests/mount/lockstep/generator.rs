@@ -371,6 +371,11 @@ impl Generator {
                 self.open.retain(|(_, handle)| *handle != other);
                 format!("{worker} close {other}")
             }
+            5 if self.workers > 1 => {
+                let heir = self.worker();
+                let handle = self.new_handle(heir);
+                format!("{heir} adopt {handle} {worker} {other}")
+            }
             5 | 6 => {
                 let handle = self.new_handle(worker);
                 format!("{worker} dup {handle} {other}")

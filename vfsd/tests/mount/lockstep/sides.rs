@@ -213,9 +213,11 @@ impl Sides {
         for (at, line) in calls.iter().enumerate() {
             let (number, call) = line.split_once(' ').unwrap();
             let number: usize = number.parse().unwrap();
+            let [on_tree, on_ext4] =
+                [&mut self.tree, &mut self.ext4].map(|workers| addressed(workers, call));
             // Both at once: they do not touch each other.
-            self.ext4[number].tell(call);
-            let tree = tree_times.compared(call, &self.tree[number].ask(call));
+            self.ext4[number].tell(&on_ext4);
+            let tree = tree_times.compared(call, &self.tree[number].ask(&on_tree));
             let ext4 = ext4_times.compared(call, &self.ext4[number].hear());
             // The kernel asks for holes without telling of stores through a mapping that it has not written back.
             let is_told =
@@ -306,6 +308,18 @@ impl Sides {
             }
         }
     }
+}
+
+/// A call for one side: the descriptor that `adopt` takes is known there by its process and number.
+fn addressed(workers: &mut [Worker], call: &str) -> String {
+    let words: Vec<&str> = call.split(' ').collect();
+    let ["adopt", handle, from, other] = *words else {
+        return call.to_owned();
+    };
+    let from: usize = from.parse().unwrap();
+    let answer = workers[from].ask(&format!("number {other}"));
+    let address = answer.strip_prefix("ok ").unwrap_or("none");
+    format!("adopt {handle} {address}")
 }
 
 /// The entries that differ of two walks.

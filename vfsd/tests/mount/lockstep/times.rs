@@ -38,7 +38,7 @@ impl Times {
         if MOVES_NAMES.contains(&verb) {
             self.seen.retain(|key, _| is_handle(key) || key == ".");
         }
-        if ["open", "reopen", "dup", "close"].contains(&verb) {
+        if ["open", "reopen", "dup", "adopt", "close"].contains(&verb) {
             self.seen.remove(target);
         }
         let Some((text, times)) = answer.split_once('\t') else {

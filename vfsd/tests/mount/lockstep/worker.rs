@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 use std::num::NonZeroUsize;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::ptr::NonNull;
 
@@ -151,6 +151,15 @@ impl Worker {
                     "ok".to_owned()
                 })
             }
+            ["number", handle] => self.with(handle, |file| {
+                Ok(format!("ok {} {}", std::process::id(), file.as_raw_fd()))
+            }),
+            ["adopt", _, "none"] => Err(Refusal::Unopened),
+            ["adopt", handle, process, descriptor] => adopted(number(process), number(descriptor))
+                .map(|file| {
+                    self.handles.insert(handle.to_owned(), file);
+                    "ok".to_owned()
+                }),
             ["close", handle] => match self.handles.remove(handle) {
                 Some(file) => done(unistd::close(file)),
                 None => Err(Refusal::Unopened),
@@ -525,6 +534,19 @@ fn zeros(file: &OwnedFd, from: i64, to: i64) -> nix::Result<String> {
         Ok(_) if range.iter().all(|byte| *byte == 0) => Ok("ok".into()),
         Ok(_) => Ok(format!("ok, but a hole with {}", bytes::describe(&range))),
     }
+}
+
+/// A descriptor of another process for the same open file, as a child inherits one.
+fn adopted(process: libc::pid_t, descriptor: i32) -> Result<OwnedFd, Refusal> {
+    let opened = |outcome: libc::c_long| -> Result<OwnedFd, Refusal> {
+        let number = i32::try_from(Errno::result(outcome)?).unwrap();
+        // SAFETY: the call has just made the descriptor, and nobody else knows of it.
+        Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    };
+    // SAFETY: the call takes numbers only.
+    let process = opened(unsafe { libc::syscall(libc::SYS_pidfd_open, process, 0) })?;
+    // SAFETY: as above.
+    opened(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), descriptor, 0) })
 }
 
 /// Takes or gives a lock of the open file, without waiting.
