@@ -22,6 +22,7 @@ use crate::limits::{
 };
 use crate::state_machine::ids::NodeId;
 use crate::storage::StorageError;
+use crate::storage::atomic_file;
 use crate::storage::data_dir::DataDir;
 
 /// Where the daemon finds and puts things.
@@ -73,6 +74,9 @@ pub async fn run(paths: DaemonPaths) -> anyhow::Result<()> {
         .mode(0o700)
         .create(&paths.runtime_dir)
         .with_context(|| format!("cannot create {}", paths.runtime_dir.display()))?;
+    if let Ok(why) = std::fs::read_to_string(data.differs_file()) {
+        bail!("{}", why.trim_end());
+    }
     let settings = node_settings(
         &data,
         &config,
@@ -110,7 +114,12 @@ pub async fn run(paths: DaemonPaths) -> anyhow::Result<()> {
     let failure = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
-        reason = node.failed() => Some(reason),
+        reason = node.failed() => Some(format!("consensus has stopped: {reason}")),
+        reason = node.differs() => {
+            // It must not come back by itself: what it would serve is not what the others have.
+            atomic_file::write(&data.differs_file(), reason.as_bytes(), 0o600)?;
+            Some(reason)
+        }
     };
     tracing::info!("stopping");
     notify(&[NotifyState::Stopping]);
@@ -125,7 +134,7 @@ pub async fn run(paths: DaemonPaths) -> anyhow::Result<()> {
     tracing::info!("stopped");
     match failure {
         None => Ok(()),
-        Some(reason) => bail!("consensus has stopped: {reason}"),
+        Some(reason) => bail!("{reason}"),
     }
 }
 

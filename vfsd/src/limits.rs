@@ -142,6 +142,12 @@ pub const LEADER_RETRY_EVERY: Duration = Duration::from_millis(20);
 pub const VOTERS_MAX: usize = 7;
 /// Learners of a cluster: the leader sends each of them every entry.
 pub const LEARNERS_MAX: usize = 32;
+/// How often the leader compares the members' lineages: replicas that differ are found within this time.
+pub const LINEAGE_CHECK_EVERY: Duration = Duration::from_secs(5);
+/// An answer to that question, the entry applied meanwhile included.
+pub const LINEAGE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Lineages kept for being asked: the entries of a busy second, and more.
+pub const LINEAGES_KEPT: usize = 16_384;
 /// The newest rules for applying entries that this build knows (`state_machine/level.rs`).
 pub const RULES_KNOWN: u32 = 1;
 /// How often the leader looks whether every member knows newer rules.

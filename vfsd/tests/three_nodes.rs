@@ -29,7 +29,9 @@ use vfsd::state_machine::command::{
 use vfsd::state_machine::ids::{InodeNo, NodeId};
 use vfsd::state_machine::log_time::WallTime;
 use vfsd::state_machine::outcome::{Applied, FsError};
+use vfsd::storage::append_log::AppendLog;
 use vfsd::storage::data_dir::DataDir;
+use vfsd::storage::record::StoredEntry;
 use vfsd::storage::record::Vote;
 use vfsd::transport::enrol::{self, EnrolError, EnrolRequest, Enrolled};
 use vfsd::transport::identity;
@@ -401,6 +403,76 @@ fn a_leader_that_lost_its_own_tail_does_not_give_its_log_ids_again() {
         );
     }
     wait_for_equal_digests(&[&members[0], &members[1], &members[2]]);
+}
+
+/// Puts another entry under the same log id into the log of a member that is down, as a faulty build or disk would.
+fn write_history_anew(member: &Member) {
+    let log = AppendLog::open_with(&member.data().join("log"), SEGMENT).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let read = log.entries(0..u64::MAX, u64::MAX);
+    let entries = runtime.unwrap().block_on(read).unwrap();
+    let is_target = |entry: &StoredEntry| {
+        let text = b"told alike";
+        entry.payload.windows(text.len()).any(|part| part == text)
+    };
+    let from = entries.iter().position(is_target).unwrap();
+    log.truncate_after(Some(entries[from].position.index - 1));
+    let changed = entries[from..].iter().map(|entry| {
+        let mut payload = entry.payload.to_vec();
+        if let Some(at) = payload.windows(10).position(|part| part == b"told alike") {
+            payload[at..at + 10].copy_from_slice(b"otherwise!");
+        }
+        StoredEntry {
+            payload: payload.into(),
+            ..entry.clone()
+        }
+    });
+    log.append(changed, Box::new(|_| {}));
+    log.close();
+}
+
+#[test]
+fn a_member_whose_state_differs_from_the_majority_stops_and_says_what_to_do() {
+    let mut members = three();
+    members[0].create("told alike").unwrap();
+    wait_for_equal_digests(&[&members[0], &members[1], &members[2]]);
+    let leader = leader_of(&members);
+    let liar = (leader + 1) % 3;
+    members[liar].crash();
+    write_history_anew(&members[liar]);
+    members[liar].start();
+    let node = Arc::clone(members[liar].node());
+    let why = members[liar].block_on(async { tokio::time::timeout(LONG, node.differs()).await });
+    assert!(why.unwrap().contains("vfsd rejoin"));
+    drop(node);
+    members[liar].crash();
+    members[leader].create("the others go on").unwrap();
+}
+
+#[test]
+fn where_no_state_has_a_majority_nobody_writes() {
+    let mut members = three();
+    members[0].create("told alike").unwrap();
+    wait_for_equal_digests(&[&members[0], &members[1], &members[2]]);
+    let leader = leader_of(&members);
+    let (liar, away) = ((leader + 1) % 3, (leader + 2) % 3);
+    members[away].crash();
+    members[liar].crash();
+    write_history_anew(&members[liar]);
+    members[liar].start();
+    for member in [leader, liar] {
+        wait_until("both to turn read-only", || {
+            let status = members[member].node().status().current();
+            !status.quorum && status.why.contains("differ")
+        });
+    }
+    // The third decides, and the one that differs from it and the leader is out.
+    members[away].start();
+    let node = Arc::clone(members[liar].node());
+    let why = members[liar].block_on(async { tokio::time::timeout(LONG, node.differs()).await });
+    assert!(why.unwrap().contains("vfsd rejoin"));
+    drop(node);
+    members[leader].create("and the rest goes on").unwrap();
 }
 
 #[test]

@@ -16,6 +16,7 @@ pub mod incoming_snapshot;
 pub mod lease_keeper;
 pub mod lease_table;
 pub mod level_keeper;
+pub mod lineage_watch;
 pub mod log_compaction;
 pub mod membership;
 pub mod node;

@@ -22,6 +22,7 @@ use super::core::Core;
 use super::lease_keeper;
 use super::lease_table::LeaseTable;
 use super::level_keeper;
+use super::lineage_watch;
 use super::log_compaction;
 use super::peers::{Dialer, Peers, TlsDialer};
 use super::peers_file::PeersKeeper;
@@ -160,6 +161,7 @@ impl Node {
         tasks.spawn(lease_keeper::run(Arc::clone(&core)));
         tasks.spawn(log_compaction::run(Arc::clone(&core)));
         tasks.spawn(level_keeper::run(Arc::clone(&core)));
+        tasks.spawn(lineage_watch::run(Arc::clone(&core)));
         tasks.spawn(tell_of_abandoned(Arc::clone(&core)));
         let (session_of, file) = (settings.cluster, settings.session_file);
         let keeper = SessionKeeper::new(Arc::clone(&core), session_of, disk, file);
@@ -208,6 +210,11 @@ impl Node {
                 return "Raft has stopped".into();
             }
         }
+    }
+
+    /// Ends when this node's state was found to differ from that of the majority, with what to tell a person.
+    pub async fn differs(&self) -> String {
+        self.core.published.lineages.found_to_differ().await
     }
 
     /// Stops in order: no new proposals, leadership handed over, Raft, connections, log.

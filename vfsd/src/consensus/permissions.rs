@@ -56,7 +56,18 @@ pub fn check(peer: &Peer, request: &Request<'_>) -> Result<(), Refusal> {
         | Request::ReadIndex
         | Request::Renew(_)
         | Request::Enrol(_)
+        | Request::Lineage(_)
         | Request::Overview => check_member(peer),
+        Request::LineageVerdict(..) => {
+            check_writer(peer, "telling others that they differ")?;
+            if peer.is_voter {
+                return Ok(());
+            }
+            Err(refuse(
+                format!("node {} is no voter: it cannot have led", peer.node),
+                "see: vfsd member list",
+            ))
+        }
         Request::Change(change) => match change {
             ClusterChange::TokenCreate(_)
             | ClusterChange::Promote { .. }

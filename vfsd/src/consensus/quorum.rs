@@ -38,6 +38,8 @@ pub struct QuorumWatch {
     state: watch::Sender<QuorumState>,
     // Leaf lock.
     contact: Mutex<Option<Contact>>,
+    // Leaf lock. Why nobody may write although a majority answers.
+    disagreement: Mutex<Option<String>>,
     // Leaf lock. What the leader said last of who is missing.
     reported_missing: Mutex<Vec<u64>>,
 }
@@ -53,6 +55,7 @@ impl Default for QuorumWatch {
         Self {
             state: watch::Sender::new(state),
             contact: Mutex::default(),
+            disagreement: Mutex::default(),
             reported_missing: Mutex::default(),
         }
     }
@@ -113,8 +116,19 @@ impl QuorumWatch {
         }
     }
 
+    /// The members' states differ and none has a majority, or no longer: nobody writes meanwhile.
+    pub fn disagree(&self, why: Option<String>) {
+        let is_news = std::mem::replace(&mut *self.disagreement.lock(), why.clone()) != why;
+        if let Some(why) = why.filter(|_| is_news) {
+            tracing::error!("{why}");
+            self.publish(false, Vec::new(), why);
+        }
+    }
+
     /// Publishes what is known now.
     pub fn publish(&self, has: bool, missing: Vec<u64>, why: String) {
+        let disagreement = self.disagreement.lock().clone();
+        let (has, why) = disagreement.map_or((has, why), |disagreement| (false, disagreement));
         self.state.send_if_modified(|state| {
             let turned = state.has != has;
             if turned {

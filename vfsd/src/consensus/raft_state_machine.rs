@@ -12,6 +12,7 @@ use openraft::storage::{ApplyResponder, EntryResponder};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 
+use super::lineage_watch::Lineages;
 use super::snapshot_store::SnapshotStore;
 use super::types::{LogId, Response, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use super::waiters::Waiters;
@@ -30,6 +31,8 @@ pub struct Published {
     pub applied: watch::Sender<u64>,
     /// Proposals of this node that wait for their apply.
     pub waiters: Waiters,
+    /// What the last entries came to, for comparing it with other members.
+    pub lineages: Lineages,
     /// Who is told of each change.
     pub sink: Arc<dyn ChangeSink>,
 }
@@ -41,6 +44,7 @@ impl Published {
             state: ArcSwap::from_pointee(StateMachine::new()),
             applied: watch::Sender::new(0),
             waiters: Waiters::default(),
+            lineages: Lineages::default(),
             sink,
         })
     }
@@ -87,6 +91,7 @@ impl RaftStateMachine {
     fn publish(&self) {
         self.published.state.store(Arc::new(self.machine.clone()));
         let index = self.last_applied.map_or(0, |id| id.index);
+        self.published.lineages.note(index, self.machine.lineage());
         self.published.applied.send_replace(index);
     }
 

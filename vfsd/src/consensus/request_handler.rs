@@ -18,6 +18,7 @@ use super::core::{Core, WriteError};
 use super::entry_format::raft_entry;
 use super::incoming_snapshot::{IncomingSnapshot, Progress};
 use super::lease_table::Renewed;
+use super::lineage_watch;
 use super::membership;
 use super::permissions::{self, Peer, Refusal, Standing};
 use super::snapshot_store::SnapshotHead;
@@ -198,6 +199,11 @@ async fn dispatch(core: &Arc<Core>, node: u64, request: Request<'_>) -> Result<R
             Ok(Reply::AuthorityTaken)
         }
         Request::Overview => Ok(overview(core)),
+        Request::Lineage(index) => Ok(Reply::Lineage(lineage_watch::answer(core, index).await)),
+        Request::LineageVerdict(index, said) => {
+            lineage_watch::hear(core, index.0, said);
+            Ok(Reply::VerdictHeard)
+        }
         Request::Append(_) | Request::Snapshot(_) => {
             Err("a node does not replicate to itself".into())
         }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::snapshot_store::SnapshotHead;
 use crate::state_machine::blob::BlobDigest;
 use crate::state_machine::ids::{LogIndex, SessionId};
+use crate::state_machine::lineage::Lineage;
 use crate::state_machine::outcome::Outcome;
 use crate::storage::record::{Position, Vote};
 use crate::transport::enrol::{EnrolReply, EnrolRequest};
@@ -41,6 +42,10 @@ pub enum Request<'a> {
     TakeAuthority(String),
     /// Asks the leader what it knows of the members.
     Overview,
+    /// Asks for the lineage at an index.
+    Lineage(LogIndex),
+    /// Tells which lineage at an index is that of a majority; `None` if none is.
+    LineageVerdict(LogIndex, Option<Lineage>),
 }
 
 /// See the Raft paper, AppendEntries.
@@ -188,6 +193,10 @@ pub enum Reply {
     NotReady(String),
     /// To the last part of a manifest: the contents to send next.
     SnapshotLacks(Vec<BlobDigest>),
+    /// To [`Request::Lineage`]; `None` if this node does not have that index at hand.
+    Lineage(Option<Lineage>),
+    /// To [`Request::LineageVerdict`].
+    VerdictHeard,
 }
 
 /// See the Raft paper.

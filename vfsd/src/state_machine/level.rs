@@ -23,6 +23,8 @@ impl Level {
     pub const TIMES_OF_WRITES: Self = Self(1);
     /// A change of content by an ordinary user takes capabilities away besides set-id bits, by whatever call.
     pub const CAPABILITIES_GO: Self = Self(1);
+    /// The state has a lineage (`lineage.rs`).
+    pub const LINEAGES: Self = Self(1);
     /// Members are let in by [`super::command::Command::Admit`] and its like.
     pub const ENROLMENTS: Self = Self(1);
     /// Breaking a lock and announcing a close need a grant.

@@ -12,6 +12,7 @@ pub mod ids;
 pub mod inode;
 pub mod invariants;
 pub mod level;
+pub mod lineage;
 pub mod lock;
 pub mod log_time;
 pub mod name;
@@ -40,6 +41,7 @@ pub struct StateMachine {
     log_time: LogTime,
     cluster: String,
     level: Level,
+    lineage: lineage::Lineage,
     tree: Namespace,
     locks: LockTable,
     sessions: SessionTable,
@@ -73,6 +75,7 @@ impl StateMachine {
             log_time: LogTime(0),
             cluster: String::new(),
             level: Level::FIRST,
+            lineage: [0; 32],
             tree: Namespace::new(),
             locks: LockTable::default(),
             sessions: SessionTable::default(),
@@ -180,12 +183,13 @@ impl StateMachine {
     /// # Panics
     /// If `index` is not above the last applied one: entries are applied once, in order.
     pub fn apply(&mut self, index: LogIndex, entry: &Entry) -> Applied {
-        self.pass(index);
+        self.advance(index);
         self.log_time = self.log_time.max(entry.stamp.log_time);
         let (outcome, changes) = match &entry.origin {
             None => self.apply_or_restore(index, entry),
             Some(origin) => self.apply_once(index, entry, origin),
         };
+        self.chain(entry, &outcome, &changes);
         Applied {
             index,
             node: caller_of(entry),
@@ -199,6 +203,11 @@ impl StateMachine {
     /// # Panics
     /// As [`StateMachine::apply`].
     pub fn pass(&mut self, index: LogIndex) {
+        self.advance(index);
+        self.chain_pass(index);
+    }
+
+    fn advance(&mut self, index: LogIndex) {
         assert!(
             index > self.applied,
             "entry {index} comes after {}",

@@ -17,6 +17,7 @@ use super::content::Content;
 use super::ids::{InodeNo, LogIndex, NodeId, RequestNo, SessionId};
 use super::inode::{Directory, Inode, Kind};
 use super::level::Level;
+use super::lineage::Lineage;
 use super::lock::{Hold, Lock};
 use super::log_time::{LogTime, WallTime};
 use super::name::Name;
@@ -86,6 +87,7 @@ struct Image {
 #[derive(Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Later {
     level: Level,
+    lineage: Lineage,
     enrolments: Vec<Enrolment>,
 }
 
@@ -140,6 +142,7 @@ impl StateMachine {
         let (image, blobs) = self.parts();
         let later = Later {
             level: self.level,
+            lineage: self.lineage,
             enrolments: self.enrolments.values().cloned().collect(),
         };
         let encoded = if later == Later::default() {
@@ -179,6 +182,7 @@ impl StateMachine {
         };
         let mut state = Self::from_parts(parts, &named).map_err(malformed)?;
         state.level = later.level;
+        state.lineage = later.lineage;
         let enrolments = later.enrolments.into_iter();
         state.enrolments = enrolments
             .map(|enrolment| (enrolment.node, enrolment))

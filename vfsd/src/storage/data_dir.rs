@@ -130,6 +130,11 @@ impl DataDir {
         self.root.join("peers.json")
     }
 
+    /// Why this member must not start any more, once its state was found to differ from that of the majority.
+    pub fn differs_file(&self) -> PathBuf {
+        self.root.join("differs")
+    }
+
     fn format_file(&self) -> PathBuf {
         self.root.join("FORMAT")
     }

@@ -136,10 +136,12 @@ fn requests() -> Vec<(Request<'static>, [bool; 7])> {
         (change(rejoin), REJOIN),
         (Request::TakeAuthority(name()), VOTER),
         (Request::Overview, MEMBER),
+        (Request::Lineage(LogIndex(1)), MEMBER),
+        (Request::LineageVerdict(LogIndex(1), None), VOTER),
     ]
 }
 
-const REQUEST_ROWS: usize = 15;
+const REQUEST_ROWS: usize = 17;
 
 fn request_row(request: &Request<'_>) -> usize {
     match request {
@@ -158,6 +160,8 @@ fn request_row(request: &Request<'_>) -> usize {
         Request::Change(ClusterChange::Rejoin { .. }) => 12,
         Request::TakeAuthority(_) => 13,
         Request::Overview => 14,
+        Request::Lineage(_) => 15,
+        Request::LineageVerdict(..) => 16,
     }
 }
 

@@ -409,6 +409,7 @@ fn a_member_that_lost_its_state_gets_one_new_id_however_often_it_asks() {
 fn a_state_without_enrolments_has_the_earlier_format() {
     let mut world = with_tokens(&[1]);
     world.state.level = Level::FIRST;
+    world.state.lineage = [0; 32];
     assert_eq!(world.state.image().manifest[0], 2);
     let admit = Command::Admit {
         token: [1; 32],
