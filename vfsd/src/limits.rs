@@ -116,6 +116,10 @@ pub const ELECTION_TIMEOUT_MIN: Duration = Duration::from_millis(300);
 pub const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(500);
 /// Silence after which a node knows that it has no quorum: longer than any election that succeeds at once.
 pub const QUORUM_SILENCE_MAX: Duration = Duration::from_millis(2500);
+/// A write is taken at once if a majority was in contact within this time: a few signs of life may be late.
+pub const CONTACT_FRESH_MAX: Duration = Duration::from_millis(500);
+/// Otherwise it waits this long for the next sign: a shell cannot tell a later error of its redirection.
+pub const CONTACT_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How often that is looked at.
 pub const QUORUM_CHECK_EVERY: Duration = Duration::from_millis(100);
 /// Replication requests to one follower that are under way at once; each has at most [`REPLICATION_BYTES_MAX`].
@@ -163,6 +167,7 @@ pub const CHANGE_TURN_MAX: Duration = WRITE_TIMEOUT;
 /// Longest change of the membership, replication to a new voter included.
 pub const MEMBER_CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 
+const _: () = assert!(HEARTBEAT_INTERVAL.as_millis() * 4 <= CONTACT_FRESH_MAX.as_millis());
 const _: () = assert!(HEARTBEAT_INTERVAL.as_millis() * 3 <= ELECTION_TIMEOUT_MIN.as_millis());
 const _: () = assert!(ELECTION_TIMEOUT_MAX.as_millis() * 4 <= QUORUM_SILENCE_MAX.as_millis());
 const _: () = assert!(QUORUM_SILENCE_MAX.as_millis() < WRITE_TIMEOUT.as_millis());

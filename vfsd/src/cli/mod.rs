@@ -62,6 +62,9 @@ enum CliCommand {
     /// Shows the cluster as this node sees it; exit code 3 without a quorum.
     #[command(after_help = "Example:\n  vfsd status --json | jq .leader")]
     Status(OutputArgs),
+    /// Digest of this node's whole state: equal on members that have applied the same.
+    #[command(after_help = "Example:\n  vfsd digest --json | jq .applied")]
+    Digest(OutputArgs),
     /// Join tokens.
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -203,6 +206,7 @@ fn run(command: CliCommand) -> anyhow::Result<ExitCode> {
         CliCommand::Join(args) => join(&args),
         CliCommand::Run(args) => run_daemon(args),
         CliCommand::Status(output) => status::show(&output),
+        CliCommand::Digest(output) => digest(&output),
         CliCommand::Token(command) => token::run(command),
         CliCommand::Member(command) => member::run(command),
         CliCommand::Lock(LockCommand::Break { path, output }) => {
@@ -225,6 +229,17 @@ fn say(value: &serde_json::Value, output: &OutputArgs) -> anyhow::Result<ExitCod
         anstream::println!("{}", serde_json::json!({ "done": value }));
     } else {
         anstream::println!("{}", value.as_str().unwrap_or_default());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn digest(output: &OutputArgs) -> anyhow::Result<ExitCode> {
+    let answer = ask(output, &AdminRequest::Digest)?;
+    if output.json {
+        anstream::println!("{answer}");
+    } else {
+        let digest = answer["digest"].as_str().unwrap_or_default();
+        anstream::println!("entry {}: {digest}", answer["applied"]);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -61,6 +61,18 @@ impl Proposer for RaftProposer {
         self.status.current()
     }
 
+    fn is_in_contact(&self) -> bool {
+        self.core.quorum.is_in_contact()
+    }
+
+    fn contact(&self) -> ProposerFuture<Result<(), ProposeError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            let contact = core.quorum.wait_for_contact().await;
+            contact.map_err(ProposeError::NoQuorum)
+        })
+    }
+
     fn session(&self) -> Option<SessionId> {
         self.core.session.live()
     }

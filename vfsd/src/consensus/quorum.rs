@@ -6,10 +6,10 @@
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::clock;
-use crate::limits::QUORUM_SILENCE_MAX;
+use crate::limits::{CONTACT_FRESH_MAX, CONTACT_WAIT_MAX, QUORUM_SILENCE_MAX};
 use crate::state_machine::log_time::WallTime;
 
 /// What this node knows.
@@ -38,6 +38,9 @@ pub struct QuorumWatch {
     state: watch::Sender<QuorumState>,
     // Leaf lock.
     contact: Mutex<Option<Contact>>,
+    // Leaf lock. When a majority was last known to be in contact.
+    confirmed: Mutex<Option<Instant>>,
+    contacted: Notify,
     // Leaf lock. Why nobody may write although a majority answers.
     disagreement: Mutex<Option<String>>,
     // Leaf lock. What the leader said last of who is missing.
@@ -55,6 +58,8 @@ impl Default for QuorumWatch {
         Self {
             state: watch::Sender::new(state),
             contact: Mutex::default(),
+            confirmed: Mutex::default(),
+            contacted: Notify::new(),
             disagreement: Mutex::default(),
             reported_missing: Mutex::default(),
         }
@@ -83,9 +88,47 @@ impl QuorumWatch {
             at: Instant::now(),
             quorum,
         });
+        if quorum {
+            self.confirmed_at(Instant::now());
+        }
         if quorum && !self.has() {
             self.publish(true, Vec::new(), String::new());
         }
+    }
+
+    /// A majority was in contact at `at`, as this node learned from a leader or as leader.
+    pub fn confirmed_at(&self, at: Instant) {
+        let mut confirmed = self.confirmed.lock();
+        *confirmed = (*confirmed).max(Some(at));
+        drop(confirmed);
+        self.contacted.notify_waiters();
+    }
+
+    /// Whether a majority was in contact a moment ago.
+    pub fn is_in_contact(&self) -> bool {
+        let confirmed = *self.confirmed.lock();
+        confirmed.is_some_and(|at| at.elapsed() <= CONTACT_FRESH_MAX)
+    }
+
+    /// Waits for the next contact with a majority.
+    ///
+    /// # Errors
+    /// After [`CONTACT_WAIT_MAX`], why there is none, as far as known.
+    pub async fn wait_for_contact(&self) -> Result<(), String> {
+        let contact = async {
+            loop {
+                let contacted = self.contacted.notified();
+                if self.is_in_contact() {
+                    return;
+                }
+                contacted.await;
+            }
+        };
+        let waited = tokio::time::timeout(CONTACT_WAIT_MAX, contact).await;
+        waited.map_err(|_| match self.state().why {
+            why if why.is_empty() => "no majority was heard of for a moment".into(),
+            why => why,
+        })
     }
 
     /// The leader said who is missing.

@@ -86,6 +86,13 @@ impl RaftStateMachine {
         sink.before_replacement(&old, &self.machine);
         self.publish();
         sink.replaced(&old, &self.machine);
+        self.published.waiters.complete_from(|(session, number)| {
+            let answer = self.machine.session(session)?.answer(number)?;
+            Some(Committed {
+                index: answer.index,
+                outcome: answer.outcome,
+            })
+        });
     }
 
     fn publish(&self) {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -107,7 +107,15 @@ impl StatusBoard {
             }
             let missing: Vec<u64> = others().filter(silent).collect();
             let acked = metrics.last_quorum_acked.as_ref();
-            let acked = acked.is_some_and(|at| at.elapsed() <= QUORUM_SILENCE_MAX);
+            let since = acked.map(|at| at.elapsed());
+            let alone = others().next().is_none().then_some(Duration::ZERO);
+            if let Some(at) = since
+                .or(alone)
+                .and_then(|age| Instant::now().checked_sub(age))
+            {
+                core.quorum.confirmed_at(at);
+            }
+            let acked = since.is_some_and(|age| age <= QUORUM_SILENCE_MAX);
             let has = acked || others().next().is_none() || core.quorum.check_contact().is_ok();
             let why = if has {
                 String::new()

@@ -21,6 +21,9 @@ pub enum Failure {
     /// The offset lies where nothing can be found (`SEEK_DATA` past the end).
     #[error("there is nothing at this offset")]
     NoSuchOffset,
+    /// The name stands for another inode than the caller's kernel has looked up and checked; it looks again.
+    #[error("the name stands for another file by now")]
+    Stale,
     /// The caller was killed while it waited.
     #[error("the caller was killed")]
     Interrupted,
@@ -43,6 +46,8 @@ pub fn errno(failure: &Failure) -> i32 {
         Failure::ReadOnly => libc::EROFS,
         Failure::BadHandle => libc::EBADF,
         Failure::NoSuchOffset => libc::ENXIO,
+        // The kernel answers it by another lookup and never shows it (open(2) retries once).
+        Failure::Stale => libc::ESTALE,
         Failure::Interrupted => libc::EINTR,
     }
 }

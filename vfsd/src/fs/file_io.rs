@@ -99,6 +99,11 @@ impl FileSystem {
         else {
             return Err(FsError::Invalid.into());
         };
+        if !created {
+            // Another node was first. Opening its file here would ask nobody whether this caller may: the kernel checks
+            // nothing of a file that it believes to be new. So it looks the name up again, and checks.
+            return Err(Failure::Stale);
+        }
         // What was made is opened whatever happened since: a lock that lives by its handle must have one.
         self.known.add(inode);
         self.open_file(caller, inode, flags, ground, (id, created))?;
@@ -226,9 +231,14 @@ impl FileSystem {
         }
     }
 
-    /// Whether a write to this handle has to wait for a majority: it is synchronous.
+    /// Whether a write to this handle has to wait for a majority: it is synchronous, or it is not known whether there is
+    /// one. A write that is taken without contact may be lost, and what a shell writes for a redirection fails only at a
+    /// close whose error nobody sees.
     pub fn write_waits(&self, id: HandleId) -> bool {
-        self.file_handle(id).is_ok_and(|handle| handle.flags.sync)
+        let Ok(handle) = self.file_handle(id) else {
+            return false;
+        };
+        handle.flags.sync || (!self.proposer().is_in_contact() && self.is_in_tree(&handle.inode))
     }
 
     /// Writes bytes into the handle's buffer; `mapped` ones come from a shared mapping, on nobody's behalf.
@@ -273,6 +283,10 @@ impl FileSystem {
         mapped: bool,
     ) -> FsResult<u32> {
         let handle = self.file_handle(id)?;
+        if !mapped && self.is_in_tree(&handle.inode) && !self.proposer().is_in_contact() {
+            let contact = self.proposer().contact().await;
+            contact.inspect_err(|_| handle.inode.state.lock().refuse(handle.source().0))?;
+        }
         let written = self.write_buffered(id, offset, data, mapped)?;
         if handle.flags.sync && !mapped {
             let source = handle.source().0;

@@ -71,6 +71,12 @@ pub trait Proposer: Send + Sync + 'static {
     /// What this node knows of the cluster, as of now. Cheap.
     fn status(&self) -> Arc<NodeStatus>;
 
+    /// Whether a majority was in contact a moment ago. Cheap.
+    fn is_in_contact(&self) -> bool;
+
+    /// Waits a moment for contact with a majority; [`ProposeError::NoQuorum`] if there is none.
+    fn contact(&self) -> ProposerFuture<Result<(), ProposeError>>;
+
     /// The session of this node, if it holds one whose own deadline (`limits::SESSION_SELF_DEADLINE`) has not passed.
     fn session(&self) -> Option<SessionId>;
 }

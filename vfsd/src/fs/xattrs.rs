@@ -97,8 +97,11 @@ impl FileSystem {
         let name = known_name(name)?.to_owned();
         if self.state().tree().inode(inode).is_none() {
             let removed = self.known.change_gone(inode, |gone| {
-                gone.ctime = wall_now();
-                gone.xattrs.remove(&name)
+                let removed = gone.xattrs.remove(&name);
+                if removed.is_some() {
+                    gone.ctime = wall_now();
+                }
+                removed
             });
             let value = removed.ok_or(FsError::NotFound)?;
             return value.map(drop).ok_or(FsError::NoAttribute.into());

@@ -547,7 +547,7 @@ impl Filesystem for Adapter {
         };
         // As they are now: fcntl(2) may have set or cleared it since the open.
         let appends = !mapped && flags.0 & libc::O_APPEND != 0;
-        if !appends && !self.fs.write_waits(id) {
+        if !appends && (mapped || !self.fs.write_waits(id)) {
             return answer(self.fs.write_buffered(id, offset, data, mapped));
         }
         let (fs, data) = (self.fs.clone(), data.to_vec());

@@ -90,6 +90,11 @@ impl Session {
         }
     }
 
+    /// The answer to `number`, if it was given and is kept.
+    pub fn answer(&self, number: RequestNo) -> Option<Answer> {
+        self.outcomes.get(&number).copied()
+    }
+
     /// Keeps the answer to `number`; past the window the oldest is forgotten.
     pub fn answered(&mut self, number: RequestNo, answer: Answer) {
         self.outcomes.insert(number, answer);

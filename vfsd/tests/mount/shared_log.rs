@@ -21,6 +21,7 @@ pub struct SharedLog {
     published: RwLock<Arc<StateMachine>>,
     sinks: Mutex<Vec<Arc<FileSystem>>>,
     quorum: AtomicBool,
+    contact: AtomicBool,
     stalls: AtomicBool,
     stalled: AtomicBool,
 }
@@ -33,6 +34,7 @@ impl SharedLog {
             log: Mutex::new(state),
             sinks: Mutex::default(),
             quorum: true.into(),
+            contact: true.into(),
             stalls: false.into(),
             stalled: false.into(),
         });
@@ -43,6 +45,11 @@ impl SharedLog {
     /// Lets proposals through, or refuses them as a node without majority does.
     pub fn set_quorum(&self, quorum: bool) {
         self.quorum.store(quorum, Ordering::SeqCst);
+    }
+
+    /// A majority was heard of a moment ago, or not.
+    pub fn set_contact(&self, contact: bool) {
+        self.contact.store(contact, Ordering::SeqCst);
     }
 
     /// From now on proposals are never answered, as when the majority is lost while they are under way.
@@ -188,6 +195,24 @@ impl Proposer for TestNode {
             id: self.node,
             quorum,
             ..NodeStatus::default()
+        })
+    }
+
+    fn is_in_contact(&self) -> bool {
+        self.log.contact.load(Ordering::SeqCst)
+    }
+
+    fn contact(&self) -> ProposerFuture<Result<(), ProposeError>> {
+        let log = self.log.clone();
+        Box::pin(async move {
+            let silence = std::time::Instant::now();
+            while !log.contact.load(Ordering::SeqCst) {
+                if silence.elapsed() > vfsd::limits::CONTACT_WAIT_MAX {
+                    return Err(ProposeError::NoQuorum("the test says so".into()));
+                }
+                tokio::task::yield_now().await;
+            }
+            Ok(())
         })
     }
 

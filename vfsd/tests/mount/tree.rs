@@ -1,6 +1,47 @@
 //! What the tree holds and where it ends. Each test quotes the sentence of docs/SEMANTICS.md that it shows.
 
+use std::ffi::OsStr;
+
+use vfsd::fs::caller::Caller;
+use vfsd::fs::errno::errno;
+use vfsd::fs::open_flags::OpenFlags;
+
 use crate::{Cluster, run};
+
+/// A create that finds another node's file does not open it past the checks of this node's kernel: it looks again.
+#[test]
+fn a_create_that_another_node_has_won_opens_nothing_unchecked() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        "mkdir -m 1777 $A/open; echo secret > $B/open/x; chmod 600 $B/open/x",
+    );
+    let fs = &cluster.filesystems[0];
+    let folder = fs.lookup(1, OsStr::new("open")).unwrap().node;
+    let stranger = Caller {
+        uid: 1000,
+        gid: 1000,
+        tid: 0,
+    };
+    let flags = OpenFlags {
+        read: true,
+        write: true,
+        ..OpenFlags::default()
+    };
+    // As a kernel asks whose lookup was answered before the name was there.
+    let created = fs.create(stranger, folder, OsStr::new("x"), 0o644, flags);
+    let refused = fs.runtime().block_on(created).unwrap_err();
+    assert_eq!(errno(&refused), nix::libc::ESTALE);
+    run(
+        &cluster,
+        r#"
+        for n in $(seq 50); do
+          for M in $A $B; do (echo "$M" >> $M/open/race$n) & done; wait
+          [ "$(wc -l < $A/open/race$n)" = 2 ]
+        done
+        "#,
+    );
+}
 
 /// "These four exist from the first start and can be neither removed nor renamed. Anybody with the rights may make
 /// other entries."

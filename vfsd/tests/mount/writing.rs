@@ -86,6 +86,31 @@ PY
     assert!(child.wait().unwrap().success(), "close(2) failed");
 }
 
+/// "A `write` waits a second at most for contact with a majority and fails with EROFS then": a shell, which cannot see
+/// the error of a close that its redirection makes, says so.
+#[test]
+fn a_shell_on_a_node_that_has_just_lost_its_network_says_so() {
+    let cluster = Cluster::start();
+    run(&cluster, "echo old > $A/mid/x");
+    cluster.log.set_contact(false);
+    run(
+        &cluster,
+        r#"
+        if echo new > $A/mid/x; then exit 1; fi 2> said
+        grep -q 'Read-only file system' said
+        if { echo one; echo two; } > $A/mid/x; then exit 1; fi 2>> said
+        python3 -c "import mmap, os
+f = os.open(os.environ['A'] + '/mid/x', os.O_RDWR)
+m = mmap.mmap(f, 0); m[0:1] = b'o'; m.close()"
+        "#,
+    );
+    cluster.log.set_contact(true);
+    run(
+        &cluster,
+        r#"[ "$(cat $B/mid/x)" = old ]; echo new > $A/mid/x; [ "$(cat $B/mid/x)" = new ]"#,
+    );
+}
+
 /// "`rename` and `link` carry the file's uncommitted bytes in the same entry."
 #[test]
 fn a_rename_takes_uncommitted_bytes_along() {

@@ -45,6 +45,8 @@ pub struct Pending {
     pub last_write: Option<(Order, WallTime)>,
     /// The call that truncated made the file: there was nothing to cut off.
     made: bool,
+    /// The write that should have followed a truncation was refused: an empty file is nobody's save.
+    refused: bool,
     /// Set once nobody waits for the save any more: it goes only onto this revision, or onto this node's own commits
     /// on top of it. An old save never covers another node's newer one.
     pub base: Option<LogIndex>,
@@ -106,7 +108,15 @@ impl Uncommitted {
         let pending = self.pending_of(source, saver);
         pending.dirty.write(at, offset, data)?;
         pending.last_write = Some((at, now));
+        pending.refused = false;
         self.see(|view| view.write(offset, data))
+    }
+
+    /// A write of `source` was refused before anything of it was taken.
+    pub fn refuse(&mut self, source: Source) {
+        if let Some(pending) = self.pending(source) {
+            pending.refused = true;
+        }
     }
 
     /// The handle was opened with `O_TRUNC`; `changes` unless the same call made the file.
@@ -217,6 +227,7 @@ impl Uncommitted {
                 resized: false,
                 last_write: None,
                 made: false,
+                refused: false,
                 base: None,
             });
             self.pending.len() - 1
@@ -409,8 +420,9 @@ impl InFlight {
         let mut state = inode.state.lock();
         let timed = state.timed;
         let pending = state.pending(source)?;
-        if pending.dirty.only_empties() && committed.size() == 0 && pending.made {
-            // An open with O_TRUNC that made the file: there is nothing to tell.
+        let says_nothing = pending.refused || (committed.size() == 0 && pending.made);
+        if pending.dirty.only_empties() && says_nothing {
+            // An open with O_TRUNC that made the file, or half of a save whose bytes were refused.
             state.forget(source);
             return None;
         }
