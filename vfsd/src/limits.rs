@@ -100,7 +100,7 @@ pub const MAPPED_COMMIT_DELAY: Duration = Duration::from_secs(1);
 pub const UNSAVED_RETRY_EVERY: Duration = Duration::from_millis(500);
 /// How long such a save is tried: past a partition of a day, its bytes are of no use to anybody.
 pub const UNSAVED_RETRY_FOR: Duration = Duration::from_secs(24 * 3600);
-/// Saves without a waiter that were given up and are still named in `status.json`: enough for a person to see a pattern.
+/// Saves without a waiter that were given up and are still named in `status.json`: enough to see a pattern.
 pub const DROPPED_SAVES_NAMED_MAX: usize = 32;
 /// Descriptors of a process that are looked at when it closes one; with more it counts as having another.
 pub const DESCRIPTORS_LOOKED_AT_MAX: usize = 1_024;

@@ -164,7 +164,7 @@ pub fn hear(core: &Core, index: u64, said: Option<Lineage>) {
             lineages.differs.send_replace(Some(why));
         }
         None => core.quorum.disagree(Some(format!(
-            "the members' states differ at entry {index} and none has a majority: compare `vfsd digest` of all, keep one"
+            "the members' states differ at entry {index}, none has a majority: compare `vfsd digest` of all, keep one"
         ))),
     }
 }

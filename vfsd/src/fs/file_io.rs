@@ -231,9 +231,9 @@ impl FileSystem {
         }
     }
 
-    /// Whether a write to this handle has to wait for a majority: it is synchronous, or it is not known whether there is
-    /// one. A write that is taken without contact may be lost, and what a shell writes for a redirection fails only at a
-    /// close whose error nobody sees.
+    /// Whether a write to this handle has to wait for a majority: it is synchronous, or it is not known whether there
+    /// is one. A write that is taken without contact may be lost, and what a shell writes for a redirection fails only
+    /// at a close whose error nobody sees.
     pub fn write_waits(&self, id: HandleId) -> bool {
         let Ok(handle) = self.file_handle(id) else {
             return false;

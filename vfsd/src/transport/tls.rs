@@ -34,7 +34,7 @@ pub enum TlsError {
     Verifier(String),
 }
 
-/// What a member offers and accepts, the newest first. A build from before there were levels says [`ALPN_MEMBER`] alone.
+/// What a member offers and accepts, the newest first. A build from before levels says [`ALPN_MEMBER`] alone.
 fn member_protocols() -> Vec<Vec<u8>> {
     let levels = (1..=RULES_KNOWN).rev();
     let with_level = levels.map(|level| format!("{ALPN_MEMBER}/{level}"));

@@ -1,5 +1,5 @@
-//! Dirty ranges of several handles beside a plain file: what a reader of the node sees is all calls in their order, what
-//! is committed is those calls that were committed, in their order too, whatever order they were committed in.
+//! Dirty ranges of several handles beside a plain file: what a reader of the node sees is all calls in their order,
+//! what is committed is those calls that were committed, in their order too, whatever order they were committed in.
 
 use proptest::prelude::*;
 
