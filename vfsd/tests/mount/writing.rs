@@ -26,6 +26,53 @@ PY
     );
 }
 
+/// "Under `/mid` and `/ctx` a rewrite whose writer is ended by a signal publishes nothing, also before its first byte."
+#[test]
+fn a_wish_whose_writer_is_killed_before_its_first_byte_stays_what_it_was() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        echo old > $A/ctx/x
+        cat > killed.py <<'PY'
+import os, signal, sys
+os.open(sys.argv[1], os.O_WRONLY | os.O_TRUNC)
+os.kill(os.getpid(), signal.SIGKILL)
+PY
+        for n in $(seq 10); do
+          python3 killed.py $A/ctx/x || true
+          [ "$(cat $A/ctx/x)" = old ]; [ "$(cat $B/ctx/x)" = old ]; [ "$(cat $B/.vfs/now/ctx/x)" = old ]
+        done
+        python3 -c "import os; os.open('$A/ctx/x', os.O_WRONLY | os.O_TRUNC)"; [ ! -s $B/ctx/x ]
+        "#,
+    );
+}
+
+/// "A truncation without a write (`: > file`) is committed at the close of the opener's last descriptor of the file": so
+/// `close` answers for it, and the shell's moves of its descriptor before publish nothing.
+#[test]
+fn a_truncation_alone_is_committed_when_its_close_returns() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        python3 - <<'PY'
+import os
+a, b = os.environ['A'] + '/x', os.environ['B'] + '/x'
+for n in range(50):
+    with open(a, 'w') as f: f.write('text')
+    fd = os.open(a, os.O_WRONLY | os.O_TRUNC)
+    other = os.dup(fd)
+    os.close(fd)
+    assert os.path.getsize(b) == 4, 'published while another descriptor is open'
+    os.close(other)
+    assert os.path.getsize(b) == 0, 'not committed when the last close returned'
+PY
+        echo text > $A/x; : > $A/x; [ ! -s $B/x ]
+        "#,
+    );
+}
+
 /// "A save without any of these (`>`) is one entry"; after an append or an `fsync` the close is "one more entry, which
 /// `close` waits for".
 #[test]
