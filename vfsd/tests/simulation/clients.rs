@@ -71,6 +71,8 @@ pub struct Client {
     pub shared: Arc<Shared>,
     /// Trees of the other members, where it may remove what is open here.
     pub elsewhere: Vec<Arc<FileSystem>>,
+    /// Whether it saves: if two programs of a member write a file at once, the bytes mix, as on any filesystem.
+    pub saves: bool,
     rng: StdRng,
 }
 
@@ -132,6 +134,7 @@ impl Client {
         (fs, proposer): (Arc<FileSystem>, Arc<dyn Proposer>),
         shared: Arc<Shared>,
         elsewhere: Vec<Arc<FileSystem>>,
+        saves: bool,
         seed: u64,
     ) -> Self {
         let rng = StdRng::seed_from_u64(seed);
@@ -141,6 +144,7 @@ impl Client {
             proposer,
             shared,
             elsewhere,
+            saves,
             rng,
         }
     }
@@ -151,9 +155,9 @@ impl Client {
             let pause = self.rng.random_range(0..400);
             sleep(Duration::from_millis(pause)).await;
             let (what, result) = match self.rng.random_range(0..100) {
-                0..25 => ("save", self.save(false).await),
-                25..35 => ("replace", self.save(true).await),
-                35..55 => ("read", self.read_file().await),
+                0..25 if self.saves => ("save", self.save(false).await),
+                25..35 if self.saves => ("replace", self.save(true).await),
+                0..55 => ("read", self.read_file().await),
                 55..70 => ("append", self.append().await),
                 70..78 => ("lines", self.read_lines().await),
                 78..86 => ("name", self.make_name().await),
@@ -193,7 +197,7 @@ impl Client {
         let (file, number) = (self.any_file(), self.shared.number());
         let len = match self.rng.random_range(0..30) {
             0 => 80_000,
-            1..5 => 5_000,
+            1..8 => 20_000,
             _ => 50,
         };
         let content = whole::encode(number, len);

@@ -24,8 +24,8 @@ const WORLD: &str = "CONTEXTOS_SIMULATED_WORLD";
 const LOUD: &str = "CONTEXTOS_SIMULATED_LOUD";
 /// Repeats one seed; set by scripts/replay.sh.
 const REPEAT: &str = "CONTEXTOS_SEED";
-/// How many worlds a run of the tests looks at: two seconds of a core each, as the tests are built. Another number can be
-/// given; scripts/simulate.sh looks at thousands.
+/// How many worlds a run of the tests looks at: two seconds of a core each, as the tests are built. Another number can
+/// be given; scripts/simulate.sh looks at thousands.
 const WORLDS: u64 = 60;
 const WORLDS_OF: &str = "CONTEXTOS_SIMULATED_WORLDS";
 /// A world that takes longer hangs.
@@ -49,6 +49,8 @@ fn one_world() {
         chance::begin(seed);
         if std::env::var(LOUD).is_ok() {
             trace::be_loud();
+            // VFSD_LOG=debug shows what the members say, too.
+            drop(vfsd::telemetry::start());
         }
         let ran = std::panic::catch_unwind(|| world::run(seed));
         let summary = trace::summary();

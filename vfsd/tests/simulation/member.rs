@@ -18,8 +18,9 @@ use vfsd::storage::record::StoredEntry;
 use super::network::Network;
 use super::{founding, trace};
 
-/// Large enough for the largest save of the clients and small enough to be filled often.
-pub const SEGMENT: u64 = 256 * 1024;
+/// Large enough for the largest save of the clients, and small: it is filled often, and a batch is a quarter of it, so
+/// that what a member has missed comes to its disk in many.
+pub const SEGMENT: u64 = 128 * 1024;
 /// How long work on a healthy disk takes at most.
 pub const DISK_LATENCY: Duration = Duration::from_millis(3);
 

@@ -111,7 +111,7 @@ impl World {
                     .map(|running| Arc::clone(&running.fs))
             })
             .collect();
-        for _ in 0..CLIENTS {
+        for client in 0..CLIENTS {
             self.clients += 1;
             let elsewhere = trees
                 .iter()
@@ -127,6 +127,7 @@ impl World {
                 (Arc::clone(&running.fs), running.node.proposer()),
                 Arc::clone(&self.shared),
                 elsewhere,
+                client == 0,
                 self.rng.random(),
             );
             running.tasks.spawn(client.run());
@@ -318,7 +319,8 @@ impl World {
         }
     }
 
-    /// Cuts a member off for so long that the others have only a snapshot for it.
+    /// Cuts a member off for a while; perhaps the others have only a snapshot for it then, and perhaps it goes down
+    /// while it catches up.
     async fn starve(&mut self) {
         let starved = self.any();
         for other in 0..self.members.len() {
@@ -329,10 +331,19 @@ impl World {
         trace::line(&format!("n{} is starved", starved + 1));
         let time = Duration::from_millis(self.rng.random_range(500..2_500));
         self.wait(time).await;
-        for index in (0..self.members.len()).filter(|index| *index != starved) {
-            self.snapshot_on(index).await;
+        if self.rng.random_bool(0.5) {
+            for index in (0..self.members.len()).filter(|index| *index != starved) {
+                self.snapshot_on(index).await;
+            }
         }
         self.network.heal();
+        if self.rng.random_bool(0.5) {
+            let down_at_call = Some(self.rng.random_range(1..30));
+            self.members[starved].set_faults(Faults {
+                down_at_call,
+                ..Faults::default()
+            });
+        }
     }
 
     /// Everything is mended: then all members agree, and what was acknowledged is there.
@@ -354,7 +365,11 @@ impl World {
         let before = self.shared.checkers.lock().lines.acknowledged();
         for index in 0..self.members.len() {
             loop {
-                assert!(self.is_well(index), "n{} has stopped by itself", index + 1);
+                if !self.is_well(index) {
+                    // A flush that failed a moment ago.
+                    self.crash(index).await;
+                    self.start(index).await;
+                }
                 let running = self.members[index].running.as_ref().unwrap();
                 if running.fs.barrier().await.is_ok() {
                     break;
