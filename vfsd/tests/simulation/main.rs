@@ -24,8 +24,8 @@ const WORLD: &str = "CONTEXTOS_SIMULATED_WORLD";
 const LOUD: &str = "CONTEXTOS_SIMULATED_LOUD";
 /// Repeats one seed; set by scripts/replay.sh.
 const REPEAT: &str = "CONTEXTOS_SEED";
-/// How many worlds a run of the tests looks at: two seconds of a core each, as the tests are built. Another number can
-/// be given; scripts/simulate.sh looks at thousands.
+/// How many worlds a run of the tests looks at: two seconds of a core each, as the tests are built. Another number
+/// can be given; scripts/simulate.sh looks at thousands.
 const WORLDS: u64 = 60;
 const WORLDS_OF: &str = "CONTEXTOS_SIMULATED_WORLDS";
 /// A world that takes longer hangs.
