@@ -29,9 +29,6 @@ const NOBODY: Caller = Caller {
 };
 const ROOT: u64 = InodeNo::ROOT.0;
 const READ_MAX: usize = 1 << 20;
-/// Whether a file stays readable that was removed within a snapshot while it was open here. It does not, which is wrong
-/// (docs/LIMITS.md): with `true` worlds 69, 75 and 126 show it.
-const SNAPSHOTS_KEEP_OPEN_FILES: bool = false;
 /// The file to which all append.
 pub const LINES: &str = "lines";
 /// Files that all save.
@@ -336,15 +333,12 @@ impl Client {
                 drop(other.unlink(NOBODY, ROOT, OsStr::new(&name)).await);
             }
             let found = self.fs.read(handle, 0, READ_MAX);
-            let found = match found {
-                Err(Failure::Refused(FsError::NotFound)) if !SNAPSHOTS_KEEP_OPEN_FILES => break,
-                found => found.unwrap_or_else(|failure| {
-                    panic!(
-                        "{} has {name} open and cannot read it: {failure}",
-                        self.name
-                    )
-                }),
-            };
+            let found = found.unwrap_or_else(|failure| {
+                panic!(
+                    "{} has {name} open and cannot read it: {failure}",
+                    self.name
+                )
+            });
             assert_eq!(whole::decode(&found), number, "{name} is open");
         }
         self.fs.release(attr.node, handle);
