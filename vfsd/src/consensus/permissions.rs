@@ -138,6 +138,7 @@ pub fn check_proposal(
         | Command::ClusterInit { .. }
         | Command::RaiseLevel(_)
         | Command::Admit { .. }
+        | Command::Authority(_)
         | Command::Readmit { .. } => Err(refuse("only the leader proposes this", "")),
     }
 }

@@ -105,6 +105,7 @@ impl Step<'_> {
             Command::ClusterInit { cluster, first } => self.cluster_init(cluster, first),
             Command::RaiseLevel(level) => self.raise_level(*level),
             Command::Admit { token, newcomer } => self.admit(token, newcomer),
+            Command::Authority(step) => self.authority_step(step),
             Command::Readmit { node, newcomer } => self.readmit(*node, newcomer),
         }
     }

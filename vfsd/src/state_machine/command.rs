@@ -230,6 +230,37 @@ pub enum Command {
         /// Who it is from now on; the name is the member's.
         newcomer: Newcomer,
     },
+    /// Goes a step to another certificate authority.
+    Authority(AuthorityStep),
+}
+
+/// A step from one certificate authority to the next. Each is taken when every member has done what the one before asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AuthorityStep {
+    /// Members trust this authority (DER of its certificate) beside the present one.
+    Trust(Vec<u8>),
+    /// Members get certificates of the new one.
+    Issue,
+    /// Members trust the new one alone.
+    Only,
+}
+
+/// The certificate authority, as far as it is not the one that the cluster was founded with.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct AuthorityState {
+    /// DER of the present one's certificate; empty for the founding one.
+    pub present: Vec<u8>,
+    /// The one that follows it.
+    pub next: Option<NextAuthority>,
+}
+
+/// An authority on its way in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextAuthority {
+    /// DER of its certificate.
+    pub certificate: Vec<u8>,
+    /// Whether all members trust it, so that certificates of it may be used.
+    pub is_issuing: bool,
 }
 
 /// A node that joins, or joins anew.

@@ -25,7 +25,7 @@ mod versioned;
 use imbl::OrdMap;
 
 pub use apply::Guard;
-use command::{Command, Enrolment, Entry, JoinToken, Member, Origin};
+use command::{AuthorityState, Command, Enrolment, Entry, JoinToken, Member, Origin};
 use ids::{LogIndex, NodeId, SessionId};
 use level::Level;
 use lock::LockTable;
@@ -48,6 +48,7 @@ pub struct StateMachine {
     members: OrdMap<NodeId, Member>,
     tokens: OrdMap<[u8; 32], JoinToken>,
     enrolments: OrdMap<NodeId, Enrolment>,
+    authority: AuthorityState,
 }
 
 /// The node whose kernel has raised the events of this entry already: none, when no system call made it.
@@ -82,6 +83,7 @@ impl StateMachine {
             members: OrdMap::new(),
             tokens: OrdMap::new(),
             enrolments: OrdMap::new(),
+            authority: AuthorityState::default(),
         }
     }
 
@@ -160,6 +162,11 @@ impl StateMachine {
         self.enrolments
             .values()
             .find(|enrolment| enrolment.replaces == Some(node))
+    }
+
+    /// The certificate authority and the one that follows it.
+    pub fn authority(&self) -> &AuthorityState {
+        &self.authority
     }
 
     /// What the leader has to propose at `now`: the ends of lock delays that are over.

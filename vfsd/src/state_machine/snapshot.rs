@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::StateMachine;
 use super::blob::{self, BLOB_BYTES_MIN, BlobDigest, ContentImage};
-use super::command::{Author, Enrolment, JoinToken, Member};
+use super::command::{Author, AuthorityState, Enrolment, JoinToken, Member};
 use super::content::Content;
 use super::ids::{InodeNo, LogIndex, NodeId, RequestNo, SessionId};
 use super::inode::{Directory, Inode, Kind};
@@ -89,6 +89,7 @@ struct Later {
     level: Level,
     lineage: Lineage,
     enrolments: Vec<Enrolment>,
+    authority: AuthorityState,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -144,6 +145,7 @@ impl StateMachine {
             level: self.level,
             lineage: self.lineage,
             enrolments: self.enrolments.values().cloned().collect(),
+            authority: self.authority.clone(),
         };
         let encoded = if later == Later::default() {
             postcard::to_extend(&image, vec![SNAPSHOT_VERSION_EARLIER])
@@ -183,6 +185,7 @@ impl StateMachine {
         let mut state = Self::from_parts(parts, &named).map_err(malformed)?;
         state.level = later.level;
         state.lineage = later.lineage;
+        state.authority = later.authority;
         let enrolments = later.enrolments.into_iter();
         state.enrolments = enrolments
             .map(|enrolment| (enrolment.node, enrolment))

@@ -348,6 +348,7 @@ fn commands() -> Vec<(Command, [bool; 7])> {
             },
             NOBODY,
         ),
+        (Command::Authority(AuthorityStep::Issue), NOBODY),
         (
             Command::Readmit {
                 node: NodeId(OWN),
@@ -375,7 +376,7 @@ fn session_end(session: u64) -> Command {
     }
 }
 
-const COMMAND_ROWS: usize = 26;
+const COMMAND_ROWS: usize = 27;
 
 fn command_row(command: &Command) -> usize {
     match command {
@@ -405,6 +406,7 @@ fn command_row(command: &Command) -> usize {
         Command::RaiseLevel(_) => 23,
         Command::Admit { .. } => 24,
         Command::Readmit { .. } => 25,
+        Command::Authority(_) => 26,
     }
 }
 

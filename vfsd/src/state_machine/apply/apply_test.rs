@@ -404,6 +404,33 @@ fn a_member_that_lost_its_state_gets_one_new_id_however_often_it_asks() {
     assert_eq!(StateMachine::from_image(&image).unwrap(), world.state);
 }
 
+#[test]
+fn an_authority_follows_another_in_three_steps_and_in_this_order() {
+    let mut world = with_tokens(&[1]);
+    let trust = |certificate: u8| AuthorityStep::Trust(vec![certificate]);
+    let mut step = |step| world.leader(Command::Authority(step));
+    assert_eq!(step(AuthorityStep::Issue), Err(FsError::Invalid));
+    step(trust(1)).unwrap();
+    assert_eq!(step(AuthorityStep::Only), Err(FsError::Invalid));
+    step(trust(2)).unwrap();
+    step(AuthorityStep::Issue).unwrap();
+    assert_eq!(
+        step(trust(3)),
+        Err(FsError::Invalid),
+        "it has issued certificates"
+    );
+    assert_eq!(step(AuthorityStep::Issue), Err(FsError::Invalid));
+    step(AuthorityStep::Only).unwrap();
+    let state = &world.state;
+    let expected = AuthorityState {
+        present: vec![2],
+        next: None,
+    };
+    assert_eq!(*state.authority(), expected);
+    assert!(state.token(&[1; 32]).is_none(), "it pins the old authority");
+    assert_eq!(StateMachine::from_image(&state.image()).unwrap(), *state);
+}
+
 /// A cluster that never used what is new keeps the format that its other members read.
 #[test]
 fn a_state_without_enrolments_has_the_earlier_format() {

@@ -1,7 +1,9 @@
 //! Who is a member, and the tokens that let new ones in. Raft's own membership is openraft's.
 
 use super::Step;
-use crate::state_machine::command::{Enrolment, Grant, JoinToken, Member, Newcomer};
+use crate::state_machine::command::{
+    AuthorityStep, Enrolment, Grant, JoinToken, Member, Newcomer, NextAuthority,
+};
 use crate::state_machine::ids::NodeId;
 use crate::state_machine::level::Level;
 use crate::state_machine::outcome::{Done, FsError, Outcome};
@@ -112,6 +114,40 @@ impl Step<'_> {
         let grant = member.grant;
         self.member_remove(node)?;
         self.let_in(newcomer, grant, Some(node))
+    }
+
+    pub(super) fn authority_step(&mut self, step: &AuthorityStep) -> Outcome {
+        let authority = &mut self.state.authority;
+        match (step, authority.next.take()) {
+            // One that nobody has a certificate of may be replaced: its key may be lost.
+            (AuthorityStep::Trust(certificate), None)
+            | (
+                AuthorityStep::Trust(certificate),
+                Some(NextAuthority {
+                    is_issuing: false, ..
+                }),
+            ) => {
+                authority.next = Some(NextAuthority {
+                    certificate: certificate.clone(),
+                    is_issuing: false,
+                });
+            }
+            (AuthorityStep::Issue, Some(next)) if !next.is_issuing => {
+                authority.next = Some(NextAuthority {
+                    is_issuing: true,
+                    ..next
+                });
+            }
+            (AuthorityStep::Only, Some(next)) if next.is_issuing => {
+                authority.present = next.certificate;
+                // They pin the authority that was.
+                self.state.tokens.clear();
+            }
+            (AuthorityStep::Trust(_) | AuthorityStep::Issue | AuthorityStep::Only, _) => {
+                return Err(FsError::Invalid);
+            }
+        }
+        Ok(Done::Unit)
     }
 
     /// The grant of a token that is valid for `name`; the token is used up.
