@@ -35,7 +35,7 @@ use vfsd::storage::record::StoredEntry;
 use vfsd::storage::record::Vote;
 use vfsd::transport::enrol::{self, EnrolError, EnrolRequest, Enrolled};
 use vfsd::transport::identity;
-use vfsd::transport::tls::TlsSettings;
+use vfsd::transport::tls::{LiveTls, TlsSettings};
 use vfsd::transport::token::Token;
 
 const SEGMENT: u64 = 22 * 1024 * 1024;
@@ -780,10 +780,10 @@ fn a_rejoin_that_is_asked_again_gives_the_same_new_id() {
         signing_request: identity::KeyRequest::generate().unwrap().request,
     };
     let identity = setup::load_identity(&members[lost].data().join("tls")).unwrap();
-    let tls = TlsSettings::new(&identity).unwrap();
+    let tls = LiveTls::new(TlsSettings::new(&identity).unwrap());
     let ask = |member: &Member, change: &ClusterChange| {
         // A connection of its own for each request: none of them sees the end of another.
-        let peers = Peers::new(Arc::clone(&tls.client));
+        let peers = Peers::new(Arc::clone(&tls));
         let node = member.node().core().id;
         let channel = peers.channel(node, &member.listen, Purpose::Control);
         let request = Request::Change(change.clone()).encode();

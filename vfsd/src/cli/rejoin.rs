@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use tokio::time::Instant;
@@ -20,7 +19,7 @@ use crate::limits::{ENROL_TIMEOUT, HEARTBEAT_INTERVAL, REJOIN_WAIT_MAX};
 use crate::storage::data_dir::DataDir;
 use crate::transport::client::{ANY_MEMBER, CallError};
 use crate::transport::enrol::Enrolled;
-use crate::transport::tls::TlsSettings;
+use crate::transport::tls::{LiveTls, TlsSettings};
 
 const DAMAGED: &str = "damaged-";
 
@@ -64,7 +63,7 @@ pub async fn rejoin(
             age_public: age_identity(&dir)?,
             signing_request: key.request.clone(),
         };
-        let peers = Peers::new(Arc::clone(&tls.client));
+        let peers = Peers::new(LiveTls::new(tls));
         let enrolled = ask(&peers, &members, &change, waiting).await?;
         settle_in(&dir, &fresh, &key, &enrolled)?;
     }

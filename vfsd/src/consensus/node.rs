@@ -48,7 +48,7 @@ use crate::storage::append_log::AppendLog;
 use crate::storage::disk::{Disk, RealDisk};
 use crate::transport::identity::NodeIdentity;
 use crate::transport::server::{Server, Service};
-use crate::transport::tls::TlsSettings;
+use crate::transport::tls::{LiveTls, TlsSettings};
 
 /// What a member is started with.
 pub struct NodeSettings {
@@ -118,8 +118,8 @@ impl Node {
     /// # Errors
     /// If the log or the snapshot is damaged, or the address is taken.
     pub async fn start(settings: NodeSettings, sink: Arc<dyn ChangeSink>) -> anyhow::Result<Self> {
-        let tls = TlsSettings::new(&settings.identity)?;
-        let dialer = Arc::new(TlsDialer(Arc::clone(&tls.client)));
+        let tls = LiveTls::new(TlsSettings::new(&settings.identity)?);
+        let dialer = Arc::new(TlsDialer(Arc::clone(&tls)));
         let address = settings.listen.clone();
         let listen: Listen = Box::new(move |service| {
             Box::pin(async move {

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rustls::ClientConfig;
 
 use crate::limits::QUORUM_SILENCE_MAX;
 use crate::state_machine::level::Level;
 use crate::transport::client::{CallError, Channel};
+use crate::transport::tls::LiveTls;
 
 /// An answer that is on its way.
 pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<Bytes, CallError>> + Send + 'a>>;
@@ -51,8 +51,8 @@ impl Way for Channel {
     }
 }
 
-/// Connects with TLS.
-pub struct TlsDialer(pub Arc<ClientConfig>);
+/// Connects with TLS, by the settings of the moment.
+pub struct TlsDialer(pub Arc<LiveTls>);
 
 impl Dialer for TlsDialer {
     fn way(&self, node: u64, address: &str, _purpose: Purpose) -> Arc<dyn Way> {
@@ -95,7 +95,7 @@ pub struct Peers {
 
 impl Peers {
     /// Peers that are reached with `tls`.
-    pub fn new(tls: Arc<ClientConfig>) -> Self {
+    pub fn new(tls: Arc<LiveTls>) -> Self {
         Self::over(Arc::new(TlsDialer(tls)))
     }
 

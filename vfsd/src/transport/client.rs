@@ -21,6 +21,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::codec::{FramedRead, FramedWrite};
 
 use super::frame::{Frame, FrameKind, codec};
+use super::tls::LiveTls;
 use super::{identity, tls};
 use crate::limits::{
     CONNECT_TIMEOUT, CONNECTION_SILENCE_MAX, REQUESTS_UNDER_WAY_MAX, TCP_SILENCE_MAX,
@@ -47,7 +48,7 @@ pub enum CallError {
 pub struct Channel {
     node: u64,
     address: String,
-    tls: Arc<ClientConfig>,
+    tls: Arc<LiveTls>,
     // Held while connecting, so that requests which come meanwhile share the connection.
     live: Arc<tokio::sync::Mutex<Option<Arc<Live>>>>,
     /// See [`Channel::rules`].
@@ -68,7 +69,7 @@ impl std::fmt::Debug for Channel {
 
 impl Channel {
     /// A way to node `node` at `address` (`ip:port`). Does not connect.
-    pub fn new(node: u64, address: String, tls: Arc<ClientConfig>) -> Self {
+    pub fn new(node: u64, address: String, tls: Arc<LiveTls>) -> Self {
         Self {
             node,
             address,
@@ -121,7 +122,8 @@ impl Channel {
         if let Some(live) = current.as_ref().filter(|live| !live.outgoing.is_closed()) {
             return Ok(Arc::clone(live));
         }
-        let (address, tls, node) = (self.address.clone(), Arc::clone(&self.tls), self.node);
+        let (address, node) = (self.address.clone(), self.node);
+        let tls = Arc::clone(&self.tls.now().client);
         let rules = Arc::clone(&self.rules);
         // A task of its own: a heartbeat waits only milliseconds, and a connection that its caller gave up waiting for
         // must still come to be.

@@ -174,6 +174,8 @@ pub struct NodeIdentity {
     pub key: PrivateKeyDer<'static>,
     /// The authority of its cluster.
     pub ca: CertificateDer<'static>,
+    /// Another one that is on its way in.
+    pub also_trusted: Option<CertificateDer<'static>>,
 }
 
 impl NodeIdentity {
@@ -192,6 +194,7 @@ impl NodeIdentity {
             certificate,
             key,
             ca,
+            also_trusted: None,
         })
     }
 }

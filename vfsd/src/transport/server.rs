@@ -25,7 +25,7 @@ use super::client::tune;
 use super::frame::{Frame, FrameKind, codec};
 use super::identity;
 use super::strangers::{Seat, Strangers};
-use super::tls::{ALPN_ENROL, TlsSettings};
+use super::tls::{ALPN_ENROL, LiveTls, TlsSettings};
 use crate::limits::{
     CONNECTIONS_MAX, ENROL_BYTES_MAX, ENROL_TIMEOUT, FRAME_BYTES_MAX, HANDSHAKE_TIMEOUT,
     REQUESTS_UNDER_WAY_MAX,
@@ -84,7 +84,7 @@ impl Server {
     /// If the address cannot be bound.
     pub async fn start(
         address: &str,
-        tls: TlsSettings,
+        tls: Arc<LiveTls>,
         service: Arc<dyn Service>,
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
@@ -99,7 +99,7 @@ impl Server {
     }
 }
 
-async fn accept(listener: TcpListener, tls: TlsSettings, service: Arc<dyn Service>) {
+async fn accept(listener: TcpListener, tls: Arc<LiveTls>, service: Arc<dyn Service>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let strangers = Arc::new(Strangers::default());
     // Dropping the set with the server closes all connections.
@@ -115,7 +115,7 @@ async fn accept(listener: TcpListener, tls: TlsSettings, service: Arc<dyn Servic
             }
         };
         let seat = strangers.seat(from.ip()).await;
-        let (tls, service, room) = (tls.clone(), Arc::clone(&service), Arc::clone(&room));
+        let (tls, service, room) = (Arc::clone(&tls), Arc::clone(&service), Arc::clone(&room));
         connections.spawn(async move {
             if let Err(error) = serve(tcp, &tls, &service, seat, room).await {
                 tracing::debug!(%from, %error, "connection ended");
@@ -127,13 +127,15 @@ async fn accept(listener: TcpListener, tls: TlsSettings, service: Arc<dyn Servic
 /// Serves one connection: on a stranger's seat until its peer has shown that it is a member.
 async fn serve(
     tcp: TcpStream,
-    tls: &TlsSettings,
+    tls: &LiveTls,
     service: &Arc<dyn Service>,
     seat: Seat,
     room: Arc<Semaphore>,
 ) -> io::Result<()> {
+    let mut void = tls.subscribe();
+    let now = tls.now();
     let met = tokio::select! {
-        met = meet(tcp, tls, service) => met?,
+        met = meet(tcp, &now, service) => met?,
         () = seat.ended() => return Err(io::Error::other("it had to make room for a newer one")),
     };
     let Some((stream, node)) = met else {
@@ -148,7 +150,10 @@ async fn serve(
         return Ok(());
     };
     drop(seat);
-    answer_requests(stream, Peer::Member(node), service).await
+    tokio::select! {
+        ended = answer_requests(stream, Peer::Member(node), service) => ended,
+        _ = void.changed() => Err(io::Error::other("its certificate may not be trusted any more")),
+    }
 }
 
 /// Finds out who the peer is. Whoever is no member is answered here, within a time, and is then gone.

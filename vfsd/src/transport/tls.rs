@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
@@ -14,6 +15,7 @@ use rustls::{
     SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::sync::watch;
 
 use super::identity::{self, NodeIdentity};
 use crate::limits::RULES_KNOWN;
@@ -71,9 +73,13 @@ impl TlsSettings {
         let provider = Arc::new(ring::default_provider());
         let mut roots = RootCertStore::empty();
         roots.add(identity.ca.clone())?;
+        if let Some(other) = &identity.also_trusted {
+            roots.add(other.clone())?;
+        }
         let roots = Arc::new(roots);
         // The authority travels with the certificate: a joining node knows it only by its digest.
-        let chain = vec![identity.certificate.clone(), identity.ca.clone()];
+        let mut chain = vec![identity.certificate.clone(), identity.ca.clone()];
+        chain.extend(identity.also_trusted.iter().cloned());
         let verifier =
             WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
                 .build()
@@ -97,6 +103,71 @@ impl TlsSettings {
             client: Arc::new(client),
         })
     }
+}
+
+/// The settings as they are now: a member's certificate and what it trusts may change while it runs.
+#[derive(Debug)]
+pub struct LiveTls {
+    settings: ArcSwap<TlsSettings>,
+    void: watch::Sender<u64>,
+}
+
+impl LiveTls {
+    /// Begins with `settings`.
+    pub fn new(settings: TlsSettings) -> Arc<Self> {
+        Arc::new(Self {
+            settings: ArcSwap::from_pointee(settings),
+            void: watch::Sender::new(0),
+        })
+    }
+
+    /// The settings for a connection that is made now.
+    pub fn now(&self) -> Arc<TlsSettings> {
+        self.settings.load_full()
+    }
+
+    /// Takes `settings` for every connection from now on; those that there are go on.
+    pub fn replace(&self, settings: TlsSettings) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// Ends the connections that others have made to this node: something that was trusted is not any more.
+    pub fn void_connections(&self) {
+        self.void.send_modify(|number| *number += 1);
+    }
+
+    /// Changes when the connections that there are have to end.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.void.subscribe()
+    }
+}
+
+/// Whether `certificate` was signed by `authority` for the node `node`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_certificate(
+    certificate: &CertificateDer<'_>,
+    authority: &CertificateDer<'static>,
+    node: u64,
+) -> Result<(), Error> {
+    let name = ServerName::try_from(identity::node_name(node));
+    let name = name.map_err(|error| Error::General(error.to_string()))?;
+    let verifier = verifier_of(authority.clone(), Arc::new(ring::default_provider()))?;
+    verifier
+        .verify_server_cert(certificate, &[], &name, &[], UnixTime::now())
+        .map(drop)
+}
+
+fn verifier_of(
+    authority: CertificateDer<'static>,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<WebPkiServerVerifier>, Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority)?;
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map_err(|error| Error::General(error.to_string()))
 }
 
 fn server(
@@ -147,14 +218,8 @@ impl ServerCertVerifier for PinnedAuthority {
             .iter()
             .find(|certificate| identity::digest(certificate) == self.digest);
         let authority = pinned.ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
-        let mut roots = RootCertStore::empty();
-        roots.add(authority.clone().into_owned())?;
-        let verifier = WebPkiServerVerifier::builder_with_provider(
-            Arc::new(roots),
-            Arc::clone(&self.provider),
-        )
-        .build()
-        .map_err(|error| Error::General(error.to_string()))?;
+        let authority = authority.clone().into_owned();
+        let verifier = verifier_of(authority, Arc::clone(&self.provider))?;
         verifier.verify_server_cert(end_entity, &[], server_name, ocsp_response, now)
     }
 

@@ -166,6 +166,7 @@ impl Member {
                 certificate: CertificateDer::from(Vec::new()),
                 key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(Vec::new())),
                 ca: CertificateDer::from(Vec::new()),
+                also_trusted: None,
             },
         }
     }

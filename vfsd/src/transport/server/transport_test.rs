@@ -9,7 +9,7 @@ use super::*;
 use crate::limits::CONNECTIONS_MAX;
 use crate::transport::client::{CallError, Channel, connect_as};
 use crate::transport::identity::{ClusterCa, KeyRequest, NodeIdentity};
-use crate::transport::tls::enrol_client;
+use crate::transport::tls::{LiveTls, TlsSettings, enrol_client};
 
 const WAIT: Duration = Duration::from_secs(5);
 /// More than there is room for members.
@@ -48,13 +48,13 @@ fn settings(ca: &ClusterCa, node: u64) -> TlsSettings {
 }
 
 async fn server(ca: &ClusterCa) -> Server {
-    Server::start("127.0.0.1:0", settings(ca, 1), Arc::new(Echo))
+    Server::start("127.0.0.1:0", LiveTls::new(settings(ca, 1)), Arc::new(Echo))
         .await
         .unwrap()
 }
 
 fn channel(server: &Server, tls: TlsSettings, node: u64) -> Channel {
-    Channel::new(node, server.address().to_string(), tls.client)
+    Channel::new(node, server.address().to_string(), LiveTls::new(tls))
 }
 
 #[tokio::test]
@@ -158,6 +158,46 @@ async fn a_removed_members_connection_is_closed() {
     assert!(!matches!(end.unwrap(), Some(Ok(_))));
 }
 
+fn identity_of(ca: &ClusterCa, node: u64, also: Option<&ClusterCa>) -> NodeIdentity {
+    let request = KeyRequest::generate().unwrap();
+    let certificate = ca.sign(&request.request, node).unwrap();
+    let own = ca.certificate().clone();
+    NodeIdentity {
+        also_trusted: also.map(|other| other.certificate().clone()),
+        ..NodeIdentity::from_parts(certificate, &request.key_pem, own).unwrap()
+    }
+}
+
+/// The old one is trusted until the new one is everywhere; then what it has signed is good for nothing.
+#[tokio::test]
+async fn an_authority_can_be_changed_while_connections_are_open() {
+    let (old, new) = (
+        ClusterCa::generate("a").unwrap(),
+        ClusterCa::generate("a").unwrap(),
+    );
+    let tls = LiveTls::new(settings(&old, 1));
+    let server = Server::start("127.0.0.1:0", Arc::clone(&tls), Arc::new(Echo));
+    let server = server.await.unwrap();
+    let settings_of = |ca, node, also| TlsSettings::new(&identity_of(ca, node, also)).unwrap();
+    let former = channel(&server, settings_of(&old, 2, Some(&new)), 1);
+    former.call(Bytes::new(), WAIT).await.unwrap();
+
+    tls.replace(settings_of(&new, 1, Some(&old)));
+    let member = channel(&server, settings_of(&new, 2, None), 1);
+    for channel in [&former, &member] {
+        channel.call(Bytes::new(), WAIT).await.unwrap();
+    }
+    tls.replace(settings_of(&new, 1, None));
+    tls.void_connections();
+    let deadline = tokio::time::Instant::now() + WAIT;
+    while former.call(Bytes::new(), WAIT).await.is_ok() {
+        assert!(tokio::time::Instant::now() < deadline, "it is still heard");
+    }
+    while let Err(error) = member.call(Bytes::new(), WAIT).await {
+        assert!(tokio::time::Instant::now() < deadline, "{error}");
+    }
+}
+
 #[tokio::test]
 async fn a_connection_is_made_anew_after_the_server_restarted() {
     let ca = ClusterCa::generate("a").unwrap();
@@ -168,7 +208,7 @@ async fn a_connection_is_made_anew_after_the_server_restarted() {
     drop(first);
     let deadline = tokio::time::Instant::now() + WAIT;
     let _second = loop {
-        match Server::start(&address, settings(&ca, 1), Arc::new(Echo)).await {
+        match Server::start(&address, LiveTls::new(settings(&ca, 1)), Arc::new(Echo)).await {
             Ok(server) => break server,
             Err(error) => assert!(tokio::time::Instant::now() < deadline, "{error}"),
         }
