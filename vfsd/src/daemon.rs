@@ -54,7 +54,7 @@ pub fn node_settings(
         log_dir: data.log(),
         log_segment_bytes,
         snapshot_dir: data.snapshots(),
-        authority_key: data.tls().join("ca.key"),
+        tls_dir: data.tls(),
         peers_file: data.peers_file(),
         session_file: runtime_dir.join("session"),
         incarnation: data.raise_incarnation()?,

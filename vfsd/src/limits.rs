@@ -164,6 +164,10 @@ pub const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 pub const PROMOTE_BEHIND_MAX: u64 = 100;
 /// How long a change of the members waits for the one before it.
 pub const CHANGE_TURN_MAX: Duration = WRITE_TIMEOUT;
+/// How often a node looks whether the certificate authority is being changed.
+pub const AUTHORITY_CHECK_EVERY: Duration = Duration::from_millis(200);
+/// Longest answer of a member that is brought along to another authority: it reads or writes a small file.
+pub const AUTHORITY_ASK_MAX: Duration = Duration::from_secs(2);
 /// Longest change of the membership, replication to a new voter included.
 pub const MEMBER_CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 

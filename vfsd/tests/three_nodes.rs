@@ -33,6 +33,7 @@ use vfsd::storage::append_log::AppendLog;
 use vfsd::storage::data_dir::DataDir;
 use vfsd::storage::record::StoredEntry;
 use vfsd::storage::record::Vote;
+use vfsd::transport::client::CallError;
 use vfsd::transport::enrol::{self, EnrolError, EnrolRequest, Enrolled};
 use vfsd::transport::identity;
 use vfsd::transport::tls::{LiveTls, TlsSettings};
@@ -229,13 +230,18 @@ impl Member {
         }
     }
 
+    fn rotate(&self) -> Result<String, String> {
+        let from = self.node().core().authority.digest();
+        self.change(ClusterChange::RotateAuthority { from })
+    }
+
     fn token(&self, expires_in_secs: i64) -> Token {
         self.token_of(expires_in_secs, Grant::Writer)
     }
 
     fn token_of(&self, expires_in_secs: i64, grant: Grant) -> Token {
         let expires_secs = vfsd::clock::wall().secs + expires_in_secs;
-        let ca = identity::digest(self.node().core().authority.certificate());
+        let ca = self.node().core().authority.digest();
         let token = Token::generate(ca, expires_secs);
         let expires = WallTime {
             secs: expires_secs,
@@ -893,6 +899,119 @@ fn a_change_goes_on_when_nobody_waits_for_it_any_more() {
     });
 }
 
+/// A client that shows a certificate for `node`, signed by whoever has the key of `ca`.
+fn forged(ca: &identity::ClusterCa, node: u64, server: &CertificateDer<'static>) -> Arc<LiveTls> {
+    let key = identity::KeyRequest::generate().unwrap();
+    let certificate = ca.sign(&key.request, node).unwrap();
+    let own = ca.certificate().clone();
+    let identity = identity::NodeIdentity {
+        also_trusted: Some(server.clone()),
+        ..identity::NodeIdentity::from_parts(certificate, &key.key_pem, own).unwrap()
+    };
+    LiveTls::new(TlsSettings::new(&identity).unwrap())
+}
+
+/// A voter that was removed keeps a copy of the authority's key and signs itself whatever it likes.
+#[test]
+fn after_a_change_of_the_authority_the_old_key_opens_nothing() {
+    let mut members = three();
+    let mut learner = Member::new("n4");
+    learner.join(&members[0], &members[0].token(3_600)).unwrap();
+    learner.start();
+    let authority = |member: &Member| {
+        let authority = &member.node().core().authority;
+        (authority.certificate(), authority.key_pem())
+    };
+    let (old, key) = authority(&members[0]);
+    let copied = identity::ClusterCa::from_parts(old.clone(), &key.unwrap()).unwrap();
+    let (node, address) = (members[0].node().core().id, members[0].listen.clone());
+    let impostor = |server: &CertificateDer<'static>| {
+        let other = members[1].node().core().id;
+        let peers = Peers::new(forged(&copied, other, server));
+        let channel = peers.channel(node, &address, Purpose::Control);
+        members[0].block_on(channel.call(Request::Overview.encode(), LONG))
+    };
+    impostor(&old).unwrap();
+    let unused = members[0].token(3_600);
+    members[1].rotate().unwrap();
+
+    wait_until("everybody to have dropped the old one", || {
+        let all = members.iter().chain([&learner]);
+        all.map(authority)
+            .all(|(certificate, _)| certificate != old)
+    });
+    let (new, _) = authority(&members[0]);
+    let refused = impostor(&new);
+    assert!(
+        matches!(refused, Err(CallError::Unreachable(_))),
+        "{refused:?}"
+    );
+    let mut joining = Member::new("n5");
+    assert!(
+        joining.join(&members[0], &unused).is_err(),
+        "it pins the old authority"
+    );
+    for (member, name) in members.iter().chain([&learner]).zip(["a", "b", "c", "d"]) {
+        member.create(name).unwrap();
+    }
+    // What is on disk is enough for a start, and for letting others in.
+    members
+        .iter_mut()
+        .chain([&mut learner])
+        .for_each(Member::crash);
+    members
+        .iter_mut()
+        .chain([&mut learner])
+        .for_each(Member::start);
+    learner.create("after the start").unwrap();
+    let leader = leader_of(&members);
+    let token = members[leader].token(3_600);
+    joining.join(&members[leader], &token).unwrap();
+    members[leader]
+        .change(ClusterChange::Promote { name: "n4".into() })
+        .unwrap();
+    joining.start();
+    members[leader].rotate().unwrap();
+}
+
+/// Whoever was away would have neither the trust nor the certificate; the change waits, and any leader goes on with it.
+#[test]
+fn a_change_of_the_authority_waits_for_a_member_and_outlives_its_leader() {
+    let mut members = three();
+    let mut learner = Member::new("n4");
+    learner.join(&members[0], &members[0].token(3_600)).unwrap();
+    let before = members[0].node().core().authority.certificate();
+    let leader = leader_of(&members);
+    let core = Arc::clone(members[leader].node().core());
+    members[leader].block_on(async {
+        let from = core.authority.digest();
+        let rotate = Request::Change(ClusterChange::RotateAuthority { from });
+        // Nobody waits for it to the end.
+        let asked = core.ask_leader(rotate, Duration::from_millis(500)).await;
+        assert!(asked.is_err(), "{asked:?}");
+    });
+    wait_until("the leader to name who is away", || {
+        core.authority.waits_for().contains("n4")
+    });
+    drop(core);
+    let token = members[leader].token(3_600);
+    let refused = Member::new("n5")
+        .join(&members[leader], &token)
+        .unwrap_err();
+    assert!(refused.to_string().contains("authority"), "{refused}");
+    members[leader].crash();
+    learner.start();
+    members[leader].start();
+    wait_until("the new authority on all members", || {
+        members.iter().chain([&learner]).all(|member| {
+            let authority = &member.node().core().authority;
+            authority.certificate() != before
+        })
+    });
+    members[(leader + 1) % 3].create("after").unwrap();
+    wait_for_equal_digests(&[&members[0], &members[1], &members[2], &learner]);
+}
+
 /// Root on a node that may change nothing in the tree may not change the cluster either, by whatever message.
 #[test]
 fn a_member_that_joined_as_reader_changes_nothing_of_the_cluster() {
@@ -927,6 +1046,32 @@ fn a_member_that_joined_as_reader_changes_nothing_of_the_cluster() {
         "a voter can do anything: {refused}"
     );
 
+    leads_and_votes_for_nobody(&reader, leader);
+
+    leader.make_lock("job").unwrap();
+    let proposer = reader.node().proposer();
+    let inode = wait_for("the lock to be seen", || {
+        proposer.state().tree().resolve("lk/job")
+    });
+    let broken = reader.block_on(proposer.propose(Proposal {
+        author: Author::default(),
+        fence: None,
+        command: Command::LockBreak { inode },
+        bound_to: None,
+    }));
+    let is_refused =
+        matches!(&broken, Err(ProposeError::Refused(reason)) if reason.contains("reader"));
+    assert!(is_refused, "it is no lost quorum: {broken:?}");
+    let state = leader.node().core().state();
+    let held = state
+        .locks()
+        .of(inode)
+        .is_some_and(|lock| lock.ended_until.is_none());
+    assert!(held);
+}
+
+/// It may hold no key, stand for no election, and speak for nobody else.
+fn leads_and_votes_for_nobody(reader: &Member, leader: &Member) {
     let key = leader.node().core().authority.key_pem().unwrap();
     let refused = |request: Request<'_>| {
         let asked = reader.ask(leader, request);
@@ -959,27 +1104,6 @@ fn a_member_that_joined_as_reader_changes_nothing_of_the_cluster() {
         }));
     }
     assert_eq!(leader.node().core().metrics().current_term, term);
-
-    leader.make_lock("job").unwrap();
-    let proposer = reader.node().proposer();
-    let inode = wait_for("the lock to be seen", || {
-        proposer.state().tree().resolve("lk/job")
-    });
-    let broken = reader.block_on(proposer.propose(Proposal {
-        author: Author::default(),
-        fence: None,
-        command: Command::LockBreak { inode },
-        bound_to: None,
-    }));
-    let is_refused =
-        matches!(&broken, Err(ProposeError::Refused(reason)) if reason.contains("reader"));
-    assert!(is_refused, "it is no lost quorum: {broken:?}");
-    let state = leader.node().core().state();
-    let held = state
-        .locks()
-        .of(inode)
-        .is_some_and(|lock| lock.ended_until.is_none());
-    assert!(held);
 }
 
 /// Whoever sends it: a key that does not sign what the members trust would make the authority useless.

@@ -86,7 +86,7 @@ async fn three(dir: &Path) -> anyhow::Result<Cluster> {
     let leader = start(&first.data_dir).await?;
     let mut others = Vec::new();
     for name in ["n2", "n3"] {
-        let ca = vfsd::transport::identity::digest(leader.core().authority.certificate());
+        let ca = leader.core().authority.digest();
         let secs = vfsd::clock::wall().secs + 3600;
         let token = Token::generate(ca, secs);
         let remembered = JoinToken {

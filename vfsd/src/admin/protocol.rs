@@ -35,6 +35,8 @@ pub enum AdminRequest {
         /// Its name.
         name: String,
     },
+    /// Goes to another certificate authority.
+    RotateAuthority,
     /// Ends a lock as if its session had expired.
     LockBreak {
         /// Path of the lock, within the mount or from the root of the tree.

@@ -155,6 +155,10 @@ impl Desk {
             } => self.create_token(role, expires_secs, name).await,
             AdminRequest::Promote { name } => self.change(ClusterChange::Promote { name }).await,
             AdminRequest::Remove { name } => self.change(ClusterChange::Remove { name }).await,
+            AdminRequest::RotateAuthority => {
+                let from = self.node.core().authority.digest();
+                self.change(ClusterChange::RotateAuthority { from }).await
+            }
             AdminRequest::LockBreak { path } => self.break_lock(&path, peer).await,
         }
     }

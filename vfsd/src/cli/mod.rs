@@ -71,6 +71,9 @@ enum CliCommand {
     /// Members of the cluster.
     #[command(subcommand)]
     Member(member::MemberCommand),
+    /// The cluster's certificate authority.
+    #[command(subcommand)]
+    Ca(CaCommand),
     /// Locks.
     #[command(subcommand)]
     Lock(LockCommand),
@@ -154,6 +157,13 @@ struct OutputArgs {
 }
 
 #[derive(Debug, Subcommand)]
+enum CaCommand {
+    /// Changes the certificate authority without a restart: what a removed voter knows of the old one becomes useless.
+    #[command(after_help = "Example:\n  vfsd member remove n3 && vfsd ca rotate")]
+    Rotate(OutputArgs),
+}
+
+#[derive(Debug, Subcommand)]
 enum LockCommand {
     /// Ends a lock as if its session had expired; recorded with the caller.
     #[command(after_help = "Example:\n  vfsd lock break /vfs/lk/job")]
@@ -211,6 +221,9 @@ fn run(command: CliCommand) -> anyhow::Result<ExitCode> {
         CliCommand::Member(command) => member::run(command),
         CliCommand::Lock(LockCommand::Break { path, output }) => {
             say(&ask(&output, &AdminRequest::LockBreak { path })?, &output)
+        }
+        CliCommand::Ca(CaCommand::Rotate(output)) => {
+            say(&ask(&output, &AdminRequest::RotateAuthority)?, &output)
         }
         CliCommand::Rejoin(args) => rejoin(&args),
     }

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::clock;
 use crate::config::NodeConfig;
+use crate::consensus::authority;
 use crate::consensus::entry_format::first_entries;
 use crate::consensus::node::NodeSettings;
 use crate::consensus::node_name::{NAME_HINT, is_valid_name};
@@ -237,10 +238,13 @@ pub fn load_identity(tls: &Path) -> anyhow::Result<NodeIdentity> {
         std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
     };
     let key = Zeroizing::new(String::from_utf8(read("node.key")?)?);
-    let identity = NodeIdentity::from_parts(
+    let mut identity = NodeIdentity::from_parts(
         CertificateDer::from(read("node.der")?),
         &key,
         CertificateDer::from(read("ca.der")?),
     )?;
+    if tls.join(authority::NEXT).exists() {
+        identity.also_trusted = Some(CertificateDer::from(read(authority::NEXT)?));
+    }
     Ok(identity)
 }

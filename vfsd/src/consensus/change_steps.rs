@@ -21,6 +21,7 @@ use crate::limits::{
     CHANGE_TURN_MAX, LEADER_RETRY_EVERY, MEMBER_CHANGE_TIMEOUT, QUORUM_SILENCE_MAX,
 };
 use crate::state_machine::command::Member;
+use crate::state_machine::level::Level;
 
 /// Why a change stops half way; it can be asked for again.
 pub(super) enum Stop {
@@ -57,6 +58,20 @@ pub(super) fn not_yet(message: impl Into<String>, hint: impl Into<String>) -> St
         message: message.into(),
         hint: hint.into(),
     })
+}
+
+/// What counts from the level `needed` on is written in a way that earlier builds do not read.
+pub(super) fn check_level(core: &Core, needed: Level) -> Result<(), Stop> {
+    let level = core.state().level();
+    if level >= needed {
+        return Ok(());
+    }
+    Err(refuse(
+        format!(
+            "a member still runs an earlier build (the cluster follows rules of level {level})"
+        ),
+        "upgrade vfsd on every member first, then try again; who is away counts, too: vfsd status",
+    ))
 }
 
 /// Waits until no other change of the members is under way, and a majority confirms that this node leads. The change

@@ -301,6 +301,7 @@ impl Core {
         make: impl Fn() -> Request<'a>,
     ) -> Result<Reply, AskError> {
         let deadline = tokio::time::Instant::now() + timeout;
+        let mut before = None;
         loop {
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
             let error = match self.ask_leader(make(), left).await {
@@ -308,9 +309,11 @@ impl Core {
                 Err(AskError::Refused(reason)) => return Err(AskError::Refused(reason)),
                 Err(error) => error,
             };
-            if tokio::time::Instant::now() + LEADER_RETRY_EVERY >= deadline {
-                return Err(error);
+            if tokio::time::Instant::now() >= deadline {
+                // The last try had little time: what was answered before says more than that there was no answer.
+                return Err(before.unwrap_or(error));
             }
+            before = Some(error);
             tokio::time::sleep(LEADER_RETRY_EVERY).await;
         }
     }

@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use super::change_steps::{Stop, add_learner, leave_raft, refuse, turn};
+use super::authority_change;
+use super::change_steps::{Stop, add_learner, check_level, leave_raft, refuse, turn};
 use super::core::Core;
 use super::node_name::{check_address, check_name};
 use crate::clock;
@@ -30,10 +31,11 @@ pub(super) async fn admit(core: &Arc<Core>, request: EnrolRequest) -> Result<Enr
         &request.signing_request,
     )?;
     let _turn = turn(core).await?;
+    authority_change::check_settled(core)?;
     let digest = token::digest_of(&request.secret);
     // One that was let in already is told again what it did not hear; the table compares all that it says.
     if core.state().enrolment_of_key(&newcomer.key).is_none() {
-        check_level(core)?;
+        check_level(core, Level::ENROLMENTS)?;
         check_token(core, &digest, &request)?;
         check_name_free(core, &request.name)?;
         check_room(core, None)?;
@@ -72,6 +74,7 @@ pub(super) async fn rejoin(
 ) -> Result<Enrolled, Stop> {
     check_address(&address)?;
     let _turn = turn(core).await?;
+    authority_change::check_settled(core)?;
     let state = core.state();
     let former = NodeId(node);
     let member = match state.enrolment_after(former) {
@@ -91,7 +94,7 @@ pub(super) async fn rejoin(
         &signing_request,
     )?;
     if state.enrolment_after(former).is_none() {
-        check_level(core)?;
+        check_level(core, Level::ENROLMENTS)?;
         check_room(core, Some(node))?;
         check_signs(core, &signing_request)?;
         // Before it has its new id: the old one must never vote again.
@@ -166,20 +169,6 @@ fn check_name_free(core: &Core, name: &str) -> Result<(), Stop> {
 }
 
 /// Whether one more learner has room, when `leaving` goes.
-/// How a member is let in is written in a way that earlier builds do not read.
-fn check_level(core: &Core) -> Result<(), Stop> {
-    let level = core.state().level();
-    if level >= Level::ENROLMENTS {
-        return Ok(());
-    }
-    Err(refuse(
-        format!(
-            "a member still runs an earlier build (the cluster follows rules of level {level})"
-        ),
-        "upgrade vfsd on every member first, then try again; who is away counts, too: vfsd status",
-    ))
-}
-
 fn check_room(core: &Core, leaving: Option<u64>) -> Result<(), Stop> {
     let metrics = core.metrics();
     let membership = metrics.membership_config.membership();

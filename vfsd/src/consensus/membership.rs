@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use openraft::ChangeMembers;
 
+use super::authority_change;
 use super::change_steps::{Stop, change_raft, leave_raft, not_yet, refuse, turn};
 use super::core::{AskError, Core};
 use super::enrolment;
@@ -21,7 +22,6 @@ use crate::state_machine::command::{Command, Grant, JoinToken, Member};
 use crate::state_machine::log_time::WallTime;
 use crate::state_machine::outcome::FsError;
 use crate::transport::enrol::{EnrolRefusal, EnrolReply, EnrolRequest, Enrolled};
-use crate::transport::identity;
 use crate::transport::token::Token;
 
 /// Changes the cluster as member `node` asks.
@@ -38,6 +38,7 @@ pub async fn change(core: &Arc<Core>, node: u64, change: ClusterChange) -> Resul
         let changed = match change {
             ClusterChange::TokenCreate(token) => create_token(&core, token).await,
             ClusterChange::Promote { name } => promote(&core, &name).await,
+            ClusterChange::RotateAuthority { from } => authority_change::rotate(&core, from).await,
             ClusterChange::Remove { name } => remove(&core, &name).await,
             ClusterChange::Rejoin {
                 address,
@@ -96,7 +97,7 @@ impl Core {
     ) -> (String, JoinToken) {
         let valid_secs = i64::try_from(valid_secs).unwrap_or(i64::MAX);
         let secs = clock::wall().secs.saturating_add(valid_secs);
-        let ca = identity::digest(self.authority.certificate());
+        let ca = self.authority.digest();
         let token = Token::generate(ca, secs);
         let remembered = JoinToken {
             digest: token.digest(),
@@ -140,6 +141,7 @@ async fn promote(core: &Arc<Core>, name: &str) -> Result<String, Stop> {
         return Ok(format!("{name} is a voter already"));
     }
     check_may_vote(&member)?;
+    authority_change::check_settled(core)?;
     if voters.len() >= VOTERS_MAX {
         return Err(refuse(
             format!(
@@ -256,10 +258,18 @@ async fn remove(core: &Arc<Core>, name: &str) -> Result<String, Stop> {
     let _turn = turn(core).await?;
     let member = member_named(core, name)?;
     let node = member.node;
+    let has_voted = core.is_voter(node.0);
     leave_raft(core, &member).await?;
     match core.write_own(Command::MemberRemove { node }).await?.1 {
         Some(Ok(_) | Err(FsError::NotFound)) => {
-            Ok(format!("{name} (node {node}) is removed for good"))
+            let done = format!("{name} (node {node}) is removed for good");
+            Ok(if has_voted {
+                format!(
+                    "{done}; as a voter it had the authority's key: vfsd ca rotate makes that useless"
+                )
+            } else {
+                done
+            })
         }
         other => Err(refuse(
             format!("{name} was not removed: {other:?}"),

@@ -3,6 +3,7 @@
 //! Nothing outside knows openraft's types; the filesystem sees [`crate::fs::proposer::Proposer`] only.
 
 pub mod authority;
+mod authority_change;
 pub mod barrier;
 pub mod blob_store;
 mod change_steps;

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::authority::Authority;
+use super::authority_change;
 use super::barrier::Barriers;
 use super::confirmation::Confirmation;
 use super::core::Core;
@@ -66,8 +67,8 @@ pub struct NodeSettings {
     pub log_segment_bytes: u64,
     /// Directory of the snapshots.
     pub snapshot_dir: PathBuf,
-    /// File with the authority's key, if this node has it.
-    pub authority_key: PathBuf,
+    /// Directory of the certificates and keys.
+    pub tls_dir: PathBuf,
     /// File with the addresses of the members.
     pub peers_file: PathBuf,
     /// File that keeps the session over a restart.
@@ -100,6 +101,8 @@ pub struct Machine {
     pub dialer: Arc<dyn Dialer>,
     /// How the others reach this one.
     pub listen: Listen,
+    /// What connections are made with, if they are encrypted; another certificate authority changes it.
+    pub tls: Option<Arc<LiveTls>>,
 }
 
 /// A running member.
@@ -120,19 +123,19 @@ impl Node {
     pub async fn start(settings: NodeSettings, sink: Arc<dyn ChangeSink>) -> anyhow::Result<Self> {
         let tls = LiveTls::new(TlsSettings::new(&settings.identity)?);
         let dialer = Arc::new(TlsDialer(Arc::clone(&tls)));
-        let address = settings.listen.clone();
+        let (address, server_tls) = (settings.listen.clone(), Arc::clone(&tls));
         let listen: Listen = Box::new(move |service| {
             Box::pin(async move {
-                let server = Server::start(&address, tls, service).await;
+                let server = Server::start(&address, server_tls, service).await;
                 let server = server.with_context(|| format!("cannot listen on {address}"))?;
                 Ok(Box::new(server) as Listening)
             })
         });
-        let disk = RealDisk::shared();
         let machine = Machine {
-            disk,
+            disk: RealDisk::shared(),
             dialer,
             listen,
+            tls: Some(tls),
         };
         Self::start_on(machine, settings, sink).await
     }
@@ -148,7 +151,8 @@ impl Node {
     ) -> anyhow::Result<Self> {
         let disk = Arc::clone(&machine.disk);
         let published = Published::new(sink);
-        let core = open_core(&settings, published, machine.disk, machine.dialer).await?;
+        let (dialer, tls) = (machine.dialer, machine.tls);
+        let core = open_core(&settings, published, machine.disk, dialer, tls).await?;
         let peers_file = settings.peers_file.clone();
         let addresses = PeersKeeper::new(Arc::clone(&core), Arc::clone(&disk), peers_file);
         let handler = Arc::new(RequestHandler::new(Arc::clone(&core)));
@@ -162,6 +166,7 @@ impl Node {
         tasks.spawn(log_compaction::run(Arc::clone(&core)));
         tasks.spawn(level_keeper::run(Arc::clone(&core)));
         tasks.spawn(lineage_watch::run(Arc::clone(&core)));
+        tasks.spawn(authority_change::run(Arc::clone(&core)));
         tasks.spawn(tell_of_abandoned(Arc::clone(&core)));
         let (session_of, file) = (settings.cluster, settings.session_file);
         let keeper = SessionKeeper::new(Arc::clone(&core), session_of, disk, file);
@@ -242,6 +247,7 @@ async fn open_core(
     published: Arc<Published>,
     disk: Arc<dyn Disk>,
     dialer: Arc<dyn Dialer>,
+    tls: Option<Arc<LiveTls>>,
 ) -> anyhow::Result<Arc<Core>> {
     let log = AppendLog::open_on(
         Arc::clone(&disk),
@@ -259,8 +265,8 @@ async fn open_core(
     let raft = Raft::new(settings.id, config, network, store, machine)
         .await
         .context("cannot start Raft")?;
-    let key_file = settings.authority_key.clone();
-    let authority = Authority::open(key_file, settings.identity.ca.clone())?;
+    let (dir, identity) = (settings.tls_dir.clone(), settings.identity.copy());
+    let authority = Authority::open(dir, settings.id, identity, tls)?;
     Ok(Arc::new(Core {
         id: settings.id,
         raft,

@@ -71,13 +71,14 @@ pub fn check(peer: &Peer, request: &Request<'_>) -> Result<(), Refusal> {
         Request::Change(change) => match change {
             ClusterChange::TokenCreate(_)
             | ClusterChange::Promote { .. }
+            | ClusterChange::RotateAuthority { .. }
             | ClusterChange::Remove { .. } => check_writer(peer, "changing the cluster"),
             // It concerns the asking node alone, which keeps its name and its grant.
             ClusterChange::Rejoin { .. } if peer.standing == Standing::Replaced => Ok(()),
             ClusterChange::Rejoin { .. } => check_member(peer),
         },
-        Request::TakeAuthority(_) => {
-            check_writer(peer, "handing out the authority's key")?;
+        Request::TakeAuthority(_) | Request::Authority(_) => {
+            check_writer(peer, "handing out keys and certificates")?;
             if peer.is_voter {
                 return Ok(());
             }

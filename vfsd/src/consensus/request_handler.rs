@@ -14,6 +14,7 @@ use openraft::raft::{
 };
 use parking_lot::Mutex;
 
+use super::authority_change;
 use super::core::{Core, WriteError};
 use super::entry_format::raft_entry;
 use super::incoming_snapshot::{IncomingSnapshot, Progress};
@@ -155,6 +156,7 @@ fn refused(
             | Request::TransferLeader(_)
             | Request::Snapshot(_)
             | Request::TakeAuthority(_)
+            | Request::Authority(_)
     );
     // The table may lag behind on a node that does not lead; the leader's is complete.
     if !is_raft && core.leading_term().is_none() {
@@ -204,6 +206,7 @@ async fn dispatch(core: &Arc<Core>, node: u64, request: Request<'_>) -> Result<R
             lineage_watch::hear(core, index.0, said);
             Ok(Reply::VerdictHeard)
         }
+        Request::Authority(request) => authority_change::answer(core, request),
         Request::Append(_) | Request::Snapshot(_) => {
             Err("a node does not replicate to itself".into())
         }

@@ -46,6 +46,37 @@ pub enum Request<'a> {
     Lineage(LogIndex),
     /// Tells which lineage at an index is that of a majority; `None` if none is.
     LineageVerdict(LogIndex, Option<Lineage>),
+    /// Brings a member along on the way to another authority.
+    Authority(AuthorityRequest),
+}
+
+/// What the leader asks of a member on the way to another authority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AuthorityRequest {
+    /// How far are you?
+    View,
+    /// Keep the key of the next authority, as a voter.
+    TakeKey {
+        /// DER of the next authority's certificate.
+        certificate: Vec<u8>,
+        /// PEM of its key.
+        key: String,
+    },
+    /// Show this certificate of the next authority (DER) from now on.
+    TakeCertificate(Vec<u8>),
+}
+
+/// How far a member is on the way to another authority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorityView {
+    /// Digest of the authority that it trusts beside the present one.
+    pub trusts: Option<[u8; 32]>,
+    /// Digest of the authority whose key it has beside that of the present one.
+    pub holds: Option<[u8; 32]>,
+    /// Whether it shows a certificate of the one that it trusts beside the present one.
+    pub is_certified: bool,
+    /// DER of a signing request for its key.
+    pub request: Vec<u8>,
 }
 
 /// See the Raft paper, AppendEntries.
@@ -139,6 +170,11 @@ pub enum ClusterChange {
         /// DER of its signing request.
         signing_request: Vec<u8>,
     },
+    /// Goes to another certificate authority. Asked again, it does not go on to a third one.
+    RotateAuthority {
+        /// Digest of the authority to be left.
+        from: [u8; 32],
+    },
 }
 
 impl std::fmt::Display for ClusterChange {
@@ -150,6 +186,7 @@ impl std::fmt::Display for ClusterChange {
             }
             Self::Promote { name } => write!(f, "promotion of {name}"),
             Self::Remove { name } => write!(f, "removal of {name}"),
+            Self::RotateAuthority { .. } => write!(f, "another certificate authority"),
             Self::Rejoin { address, .. } => write!(f, "a new id for the node at {address}"),
         }
     }
@@ -183,7 +220,7 @@ pub enum Reply {
     Enrolled(EnrolReply),
     /// To [`Request::Change`]: what was done, in words.
     Changed(Result<String, ChangeRefusal>),
-    /// To [`Request::TakeAuthority`].
+    /// To [`Request::TakeAuthority`] and whatever else is taken of an authority.
     AuthorityTaken,
     /// To [`Request::Overview`].
     Overview(Vec<MemberHealth>),
@@ -197,6 +234,8 @@ pub enum Reply {
     Lineage(Option<Lineage>),
     /// To [`Request::LineageVerdict`].
     VerdictHeard,
+    /// To [`AuthorityRequest::View`].
+    AuthorityView(AuthorityView),
 }
 
 /// See the Raft paper.

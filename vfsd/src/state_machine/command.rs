@@ -216,7 +216,7 @@ pub enum Command {
     },
     /// From here on entries are applied by the rules of this level; every member has said that it knows them.
     RaiseLevel(Level),
-    /// Uses up a join token as [`Command::TokenUse`] does, for the holder of one key: asked again, it gives the same id.
+    /// Uses up a join token as [`Command::TokenUse`] does, for the holder of a key: asked again, it gives the same id.
     Admit {
         /// Digest of the token's secret.
         token: [u8; 32],
@@ -234,7 +234,7 @@ pub enum Command {
     Authority(AuthorityStep),
 }
 
-/// A step from one certificate authority to the next. Each is taken when every member has done what the one before asks.
+/// A step from one certificate authority to the next, taken when every member has done what the one before asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AuthorityStep {
     /// Members trust this authority (DER of its certificate) beside the present one.

@@ -27,6 +27,8 @@ impl Level {
     pub const LINEAGES: Self = Self(1);
     /// Members are let in by [`super::command::Command::Admit`] and its like.
     pub const ENROLMENTS: Self = Self(1);
+    /// The certificate authority may be changed ([`super::command::Command::Authority`]).
+    pub const AUTHORITIES: Self = Self(1);
     /// Breaking a lock and announcing a close need a grant.
     pub const GRANTS_FOR_ALL: Self = Self(1);
 

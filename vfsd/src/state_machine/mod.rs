@@ -157,6 +157,11 @@ impl StateMachine {
             .find(|enrolment| enrolment.key == *key)
     }
 
+    /// How the member `node` came in, if it came in with a key that the cluster remembers.
+    pub fn enrolment(&self, node: NodeId) -> Option<&Enrolment> {
+        self.enrolments.get(&node)
+    }
+
     /// How the member came in that was `node` before it lost its state.
     pub fn enrolment_after(&self, node: NodeId) -> Option<&Enrolment> {
         self.enrolments

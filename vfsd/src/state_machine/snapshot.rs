@@ -36,8 +36,8 @@ const SNAPSHOT_VERSION_EARLIER: u8 = 2;
 pub enum SnapshotError {
     /// Written by a version that this one does not know.
     #[error(
-        "snapshot format {0} is not known to this version (it knows {SNAPSHOT_VERSION_EARLIER} and {SNAPSHOT_VERSION}); \
-         run the version that wrote it, or: vfsd rejoin"
+        "snapshot format {0} is not known to this version \
+         (it knows {SNAPSHOT_VERSION_EARLIER} and {SNAPSHOT_VERSION}); run the version that wrote it, or: vfsd rejoin"
     )]
     Version(u8),
     /// Of a cluster whose rules this version does not know.

@@ -40,8 +40,8 @@ impl DataDir {
         if dir.format_file().exists() {
             return Err(StorageError::NotEmpty(root.to_path_buf()));
         }
-        // An attempt that was interrupted before `seal` never became a member here: its files are void, but for the key.
-        // The cluster may have let the holder of that key in, and lets in nobody else for it.
+        // An attempt that was interrupted before `seal` never became a member here: its files are void, but for the
+        // key. The cluster may have let the holder of that key in, and lets in nobody else for it.
         for sub in [dir.log(), dir.snapshots(), dir.tls()] {
             fs::DirBuilder::new()
                 .recursive(true)

@@ -199,6 +199,18 @@ impl NodeIdentity {
     }
 }
 
+impl NodeIdentity {
+    /// The same once more.
+    pub fn copy(&self) -> Self {
+        Self {
+            certificate: self.certificate.clone(),
+            key: self.key.clone_key(),
+            ca: self.ca.clone(),
+            also_trusted: self.also_trusted.clone(),
+        }
+    }
+}
+
 /// The DNS name under which node `node` is known.
 pub fn node_name(node: u64) -> String {
     format!("{NODE_PREFIX}{node}")

@@ -15,7 +15,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{SinkExt, StreamExt};
 use rustls::server::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -135,7 +135,7 @@ async fn serve(
     let mut void = tls.subscribe();
     let now = tls.now();
     let met = tokio::select! {
-        met = meet(tcp, &now, service) => met?,
+        met = meet(tcp, &now, service, &mut void) => met?,
         () = seat.ended() => return Err(io::Error::other("it had to make room for a newer one")),
     };
     let Some((stream, node)) = met else {
@@ -150,10 +150,7 @@ async fn serve(
         return Ok(());
     };
     drop(seat);
-    tokio::select! {
-        ended = answer_requests(stream, Peer::Member(node), service) => ended,
-        _ = void.changed() => Err(io::Error::other("its certificate may not be trusted any more")),
-    }
+    answer_requests(stream, Peer::Member(node), service, &mut void).await
 }
 
 /// Finds out who the peer is. Whoever is no member is answered here, within a time, and is then gone.
@@ -161,11 +158,12 @@ async fn meet(
     tcp: TcpStream,
     tls: &TlsSettings,
     service: &Arc<dyn Service>,
+    void: &mut watch::Receiver<u64>,
 ) -> io::Result<Option<(TlsStream<TcpStream>, u64)>> {
     tune(&tcp)?;
     let (stream, joining) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tcp, tls)).await??;
     if joining {
-        let answered = answer_requests(stream, Peer::Joining, service);
+        let answered = answer_requests(stream, Peer::Joining, service, void);
         return tokio::time::timeout(ENROL_TIMEOUT, answered)
             .await?
             .map(|()| None);
@@ -179,7 +177,7 @@ async fn meet(
         return Ok(Some((stream, node)));
     }
     // It is told why at its first request.
-    let told = answer_requests(stream, Peer::Member(node), service);
+    let told = answer_requests(stream, Peer::Member(node), service, void);
     tokio::time::timeout(HANDSHAKE_TIMEOUT, told)
         .await?
         .map(|()| None)
@@ -205,6 +203,7 @@ async fn answer_requests(
     stream: TlsStream<TcpStream>,
     peer: Peer,
     service: &Arc<dyn Service>,
+    void: &mut watch::Receiver<u64>,
 ) -> io::Result<()> {
     let (read, write) = tokio::io::split(stream);
     let frame_bytes_max = match peer {
@@ -215,9 +214,12 @@ async fn answer_requests(
     frames.decoder_mut().set_max_frame_length(frame_bytes_max);
     let mut replies = FramedWrite::new(write, codec());
     let mut under_way = FuturesUnordered::new();
-    loop {
+    let mut is_void = false;
+    while !is_void || !under_way.is_empty() {
         tokio::select! {
-            frame = frames.next(), if under_way.len() < REQUESTS_UNDER_WAY_MAX => {
+            // What is under way is answered: it may be the very request that has voided the connection.
+            _ = void.changed(), if !is_void => is_void = true,
+            frame = frames.next(), if !is_void && under_way.len() < REQUESTS_UNDER_WAY_MAX => {
                 let Some(bytes) = frame.transpose()? else { return Ok(()) };
                 let frame = Frame::decode(bytes.freeze()).map_err(|error| bad_bytes(peer, &error))?;
                 if frame.kind != FrameKind::Request {
@@ -229,11 +231,12 @@ async fn answer_requests(
                 let (reply, next) = reply.map_err(|error| bad_bytes(peer, &error))?;
                 replies.send(reply.encode()).await?;
                 if let Next::Close = next {
-                    return SinkExt::<Bytes>::close(&mut replies).await;
+                    break;
                 }
             }
         }
     }
+    SinkExt::<Bytes>::close(&mut replies).await
 }
 
 fn bad_bytes(peer: Peer, error: &dyn std::fmt::Display) -> io::Error {

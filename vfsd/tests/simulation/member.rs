@@ -136,6 +136,7 @@ impl Member {
             disk: Arc::new(self.disk.clone()),
             dialer: network.dialer(self.id, self.disk.clone()),
             listen,
+            tls: None,
         };
         let node = Node::start_on(machine, self.settings(), fs.clone()).await?;
         fs.attach(node.proposer());
@@ -157,7 +158,7 @@ impl Member {
             log_dir: "/log".into(),
             log_segment_bytes: SEGMENT,
             snapshot_dir: "/snapshots".into(),
-            authority_key: PathBuf::from("/nonexistent/authority"),
+            tls_dir: PathBuf::from("/nonexistent/tls"),
             session_file: "/run/session".into(),
             peers_file: "/run/peers".into(),
             incarnation: self.incarnation,

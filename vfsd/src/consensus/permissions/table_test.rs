@@ -3,7 +3,7 @@
 
 use super::super::snapshot_store::SnapshotHead;
 use super::super::types::SnapshotMeta;
-use super::super::wire::{Append, Ballot, SnapshotPart, Transfer};
+use super::super::wire::{Append, AuthorityRequest, Ballot, SnapshotPart, Transfer};
 use super::*;
 use crate::state_machine::command::*;
 use crate::state_machine::ids::*;
@@ -138,10 +138,15 @@ fn requests() -> Vec<(Request<'static>, [bool; 7])> {
         (Request::Overview, MEMBER),
         (Request::Lineage(LogIndex(1)), MEMBER),
         (Request::LineageVerdict(LogIndex(1), None), VOTER),
+        (
+            change(ClusterChange::RotateAuthority { from: [0; 32] }),
+            WRITER,
+        ),
+        (Request::Authority(AuthorityRequest::View), VOTER),
     ]
 }
 
-const REQUEST_ROWS: usize = 17;
+const REQUEST_ROWS: usize = 19;
 
 fn request_row(request: &Request<'_>) -> usize {
     match request {
@@ -162,6 +167,8 @@ fn request_row(request: &Request<'_>) -> usize {
         Request::Overview => 14,
         Request::Lineage(_) => 15,
         Request::LineageVerdict(..) => 16,
+        Request::Change(ClusterChange::RotateAuthority { .. }) => 17,
+        Request::Authority(_) => 18,
     }
 }
 
@@ -281,13 +288,6 @@ fn tree_commands() -> Vec<Command> {
 }
 
 fn commands() -> Vec<(Command, [bool; 7])> {
-    let member = Member {
-        node: NodeId(OWN),
-        name: String::new(),
-        address: String::new(),
-        grant: Grant::Writer,
-        age_public: String::new(),
-    };
     let tree = tree_commands().into_iter().map(|command| (command, MEMBER));
     let others = [
         (Command::LockBreak { inode: InodeNo(9) }, WRITER),
@@ -309,55 +309,52 @@ fn commands() -> Vec<(Command, [bool; 7])> {
         (session_end(OTHER), NOBODY),
         // With a number: a session cannot be opened under a session.
         (Command::SessionOpen { node: NodeId(OWN) }, NOBODY),
-        (
-            Command::LockDelayEnd {
-                inode: InodeNo(9),
-                fence: FencingToken(1),
-            },
-            NOBODY,
-        ),
-        (Command::MemberPut(member.clone()), NOBODY),
-        (
-            Command::MemberRemove {
-                node: NodeId(OTHER),
-            },
-            NOBODY,
-        ),
-        (Command::TokenCreate(token()), NOBODY),
-        (
-            Command::TokenUse {
-                digest: [0; 32],
-                name: String::new(),
-                address: String::new(),
-                age_public: String::new(),
-            },
-            NOBODY,
-        ),
-        (
-            Command::ClusterInit {
-                cluster: String::new(),
-                first: member,
-            },
-            NOBODY,
-        ),
-        (Command::RaiseLevel(Level::KNOWN), NOBODY),
-        (
-            Command::Admit {
-                token: [0; 32],
-                newcomer: newcomer(),
-            },
-            NOBODY,
-        ),
-        (Command::Authority(AuthorityStep::Issue), NOBODY),
-        (
-            Command::Readmit {
-                node: NodeId(OWN),
-                newcomer: newcomer(),
-            },
-            NOBODY,
-        ),
     ];
-    tree.chain(others).collect()
+    let of_the_leader = leaders_commands().into_iter();
+    let of_the_leader = of_the_leader.map(|command| (command, NOBODY));
+    tree.chain(others).chain(of_the_leader).collect()
+}
+
+/// What no member may propose.
+fn leaders_commands() -> Vec<Command> {
+    let member = Member {
+        node: NodeId(OWN),
+        name: String::new(),
+        address: String::new(),
+        grant: Grant::Writer,
+        age_public: String::new(),
+    };
+    vec![
+        Command::LockDelayEnd {
+            inode: InodeNo(9),
+            fence: FencingToken(1),
+        },
+        Command::MemberPut(member.clone()),
+        Command::MemberRemove {
+            node: NodeId(OTHER),
+        },
+        Command::TokenCreate(token()),
+        Command::TokenUse {
+            digest: [0; 32],
+            name: String::new(),
+            address: String::new(),
+            age_public: String::new(),
+        },
+        Command::ClusterInit {
+            cluster: String::new(),
+            first: member,
+        },
+        Command::RaiseLevel(Level::KNOWN),
+        Command::Admit {
+            token: [0; 32],
+            newcomer: newcomer(),
+        },
+        Command::Authority(AuthorityStep::Issue),
+        Command::Readmit {
+            node: NodeId(OWN),
+            newcomer: newcomer(),
+        },
+    ]
 }
 
 fn newcomer() -> Newcomer {
