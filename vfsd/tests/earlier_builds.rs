@@ -1,7 +1,9 @@
-//! What earlier builds have written is read, to the same state, and stays as they read it until every member knows more.
+//! What earlier builds have written is read, to the same state, and stays as they read it until every member knows
+//! more.
 //!
-//! `fixtures/level-0` is the log of a member that a build from before there were levels has written: an `init`, a start,
-//! saves, an append, links, renames, attributes, a lock, a `kill -9`, and a second start. Its daemon told the digest.
+//! `fixtures/level-0` is the log of a member that a build from before there were levels has written: an `init`, a
+//! start, saves, an append, links, renames, attributes, a lock, a `kill -9`, a second start; with the digest
+//! that its daemon told.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 

@@ -48,8 +48,8 @@ PY
     );
 }
 
-/// "A truncation without a write (`: > file`) is committed at the close of the opener's last descriptor of the file": so
-/// `close` answers for it, and the shell's moves of its descriptor before publish nothing.
+/// "A truncation without a write (`: > file`) is committed at the close of the opener's last descriptor of the file":
+/// so `close` answers for it, and the shell's moves of its descriptor before publish nothing.
 #[test]
 fn a_truncation_alone_is_committed_when_its_close_returns() {
     let cluster = Cluster::start();
