@@ -141,10 +141,11 @@ impl FileSystem {
     }
 }
 
-/// Whether the same save may succeed later: not once the session that it was bound to has ended.
+/// Whether the same save may succeed later: not once the session that it was bound to has ended, nor if the leader has
+/// refused it.
 fn is_worth_another_try(failure: &Failure) -> bool {
     match failure {
-        Failure::NotProposed(ProposeError::SessionExpired) => false,
+        Failure::NotProposed(ProposeError::SessionExpired | ProposeError::Refused(_)) => false,
         Failure::NotProposed(_) => true,
         _ => false,
     }
