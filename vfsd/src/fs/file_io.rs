@@ -289,9 +289,7 @@ impl FileSystem {
         }
         let written = self.write_buffered(id, offset, data, mapped)?;
         if handle.flags.sync && !mapped {
-            let source = handle.source().0;
-            self.commit_source(&handle.inode, source, false, Settlement::Dropped)
-                .await?;
+            self.commit_own(&handle, false).await?;
         }
         Ok(written)
     }
@@ -389,9 +387,7 @@ impl FileSystem {
         if !self.is_in_tree(&handle.inode) {
             self.keep_private(&handle.inode);
         } else if handle.flags.sync {
-            let source = handle.source().0;
-            self.commit_source(&handle.inode, source, false, Settlement::Dropped)
-                .await?;
+            self.commit_own(&handle, false).await?;
         }
         Ok(())
     }

@@ -65,6 +65,13 @@ pub struct Saver {
     pub owes_close_notice: AtomicBool,
 }
 
+impl Saver {
+    /// A commit went out that did not say that the handle closes: a notice has to.
+    pub fn owe_close_notice(&self) {
+        self.owes_close_notice.store(true, Ordering::Relaxed);
+    }
+}
+
 /// The version of a file that a handle reads.
 #[derive(Debug, Clone, Default)]
 pub struct Pin {

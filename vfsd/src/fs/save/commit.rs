@@ -24,13 +24,14 @@ use crate::fs::handles::{FileHandle, Handle, OpenInode, Saver};
 use crate::fs::proposer::{Committed, Proposal, ProposeError};
 use crate::fs::virtual_tree::Node;
 use crate::limits::UNSAVED_RETRY_EVERY;
-use crate::state_machine::command::{Command, Write};
+use crate::state_machine::command::{Command, ContentUpdate, Write};
 use crate::state_machine::content::Content;
 use crate::state_machine::ids::{HandleId, InodeNo, LogIndex};
 use crate::state_machine::inode::Kind;
 use crate::state_machine::lock::Hold;
+use crate::state_machine::log_time::WallTime;
 use crate::state_machine::namespace::{CTX, MID};
-use crate::state_machine::outcome::FsError;
+use crate::state_machine::outcome::{Done, FsError};
 
 /// What a handle has to commit, as far as a FLUSH asks.
 struct Due {
@@ -85,8 +86,7 @@ impl FileSystem {
             }
         }
         self.commit_mappings(&handle).await?;
-        self.commit_source(&handle.inode, source, true, Settlement::Dropped)
-            .await?;
+        self.commit_own(&handle, true).await?;
         self.give_close_notice(&handle).await;
         Ok(())
     }
@@ -99,10 +99,7 @@ impl FileSystem {
         self.commit_source(open, Source::Mappings, false, Settlement::GivenBack)
             .await?;
         // The close of this handle is the news that watchers wait for, whichever handle the kernel had chosen.
-        handle
-            .saver
-            .owes_close_notice
-            .store(true, Ordering::Relaxed);
+        handle.saver.owe_close_notice();
         Ok(())
     }
 
@@ -152,8 +149,7 @@ impl FileSystem {
                 state.pending(source).is_some_and(|p| p.dirty.replaces())
             };
             if source == own {
-                self.commit_source(open, source, false, Settlement::Dropped)
-                    .await?;
+                self.commit_own(&handle, false).await?;
             } else if !replaces(source) {
                 self.commit_source(open, source, false, Settlement::GivenBack)
                     .await?;
@@ -239,6 +235,17 @@ impl FileSystem {
                 .await?;
         }
         Ok(())
+    }
+
+    /// Commits what the handle's own calls have pending, for a caller who is told if it fails.
+    pub(in crate::fs) async fn commit_own(
+        self: &Arc<Self>,
+        handle: &FileHandle,
+        closes: bool,
+    ) -> FsResult<()> {
+        let source = handle.source().0;
+        self.commit_source(&handle.inode, source, closes, Settlement::Dropped)
+            .await
     }
 
     /// Commits what `source` has pending on an inode; `on_failure` says what becomes of it otherwise. It goes on when
@@ -337,7 +344,7 @@ impl FileSystem {
         self: &Arc<Self>,
         handle: &Arc<FileHandle>,
         data: &[u8],
-        mtime: crate::state_machine::log_time::WallTime,
+        mtime: WallTime,
     ) -> FsResult<()> {
         let (open, source) = (&handle.inode, handle.source().0);
         let is_alone_and_empties = {
@@ -357,10 +364,9 @@ impl FileSystem {
                 ..write
             };
             let outcome = self.propose_for(&handle.saver, Command::Write(write)).await;
-            let owed = &handle.saver.owes_close_notice;
             return match outcome {
                 Ok(committed) => {
-                    owed.store(true, Ordering::Relaxed);
+                    handle.saver.owe_close_notice();
                     in_flight.settle_with(committed.index, data);
                     Ok(())
                 }
@@ -377,7 +383,7 @@ impl FileSystem {
         &self,
         handle: &Arc<FileHandle>,
         data: &[u8],
-        mtime: crate::state_machine::log_time::WallTime,
+        mtime: WallTime,
     ) -> FsResult<()> {
         let open = &handle.inode;
         let turn = match self.moves_the_end(open) {
@@ -396,14 +402,11 @@ impl FileSystem {
         let committed = self
             .propose_for(&handle.saver, Command::Write(write))
             .await?;
-        handle
-            .saver
-            .owes_close_notice
-            .store(true, Ordering::Relaxed);
+        handle.saver.owe_close_notice();
         let state = self.state();
         let inode = state.tree().inode(open.number);
         let end = match committed.outcome {
-            Ok(crate::state_machine::outcome::Done::Appended { end }) => end,
+            Ok(Done::Appended { end }) => end,
             _ => return Ok(()),
         };
         if let Some(content) = inode.and_then(|inode| inode.content()) {
@@ -489,8 +492,8 @@ impl FileSystem {
     }
 }
 
-fn append_update(truncate: bool, data: &[u8]) -> crate::state_machine::command::ContentUpdate {
-    crate::state_machine::command::ContentUpdate::Append {
+fn append_update(truncate: bool, data: &[u8]) -> ContentUpdate {
+    ContentUpdate::Append {
         truncate,
         data: data.to_vec(),
     }
@@ -502,8 +505,7 @@ pub(in crate::fs) struct Carried(InFlight);
 impl Carried {
     /// The entry that carried the bytes was committed.
     pub(in crate::fs) fn committed(self, index: LogIndex) {
-        let owed = &self.0.saver().owes_close_notice;
-        owed.store(true, Ordering::Relaxed);
+        self.0.saver().owe_close_notice();
         self.0.settle(Settlement::Committed(index));
     }
 }

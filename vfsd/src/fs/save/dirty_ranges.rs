@@ -93,15 +93,6 @@ impl DirtyRanges {
         is_cut_to_nothing && self.extents.len() == 1 && self.extends.is_empty()
     }
 
-    /// Bytes that are held in memory for it.
-    pub fn held_bytes(&self) -> u64 {
-        let held = |extent: &Extent| match &extent.bytes {
-            Bytes::Written(bytes) => bytes.len() as u64,
-            Bytes::Zeros => 0,
-        };
-        self.extents.values().map(held).sum()
-    }
-
     /// Adds bytes at `offset`.
     ///
     /// # Errors
