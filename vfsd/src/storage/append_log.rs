@@ -10,12 +10,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use super::disk::{self, Disk, DiskFile, RealDisk};
 use super::log_index::{LogIndex, Place};
@@ -85,8 +83,6 @@ struct State {
     written: Option<Position>,
     /// The last purge that came to disk.
     purge_written: Option<Position>,
-    /// Since when the writer has not come back from the disk.
-    writing_since: Option<Instant>,
     poisoned: Option<String>,
     closing: bool,
     closed: bool,
@@ -298,12 +294,6 @@ impl AppendLog {
             Some(reason) => Err(StorageError::Poisoned(reason.clone())),
             None => Ok(state.queued_bytes <= LOG_QUEUE_BYTES_MAX),
         }
-    }
-
-    /// For how long the disk has not answered.
-    pub fn stalled_for(&self) -> Duration {
-        let since = self.shared.state.lock().writing_since;
-        since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Appends entries, readable at once; `done` is called when they are durable.
@@ -580,7 +570,6 @@ impl Shared {
             batch.push(Operation::Committed(mark));
         }
         if !batch.is_empty() {
-            state.writing_since = Some(Instant::now());
             return Next::Batch(batch);
         }
         if !state.closing {
@@ -588,10 +577,6 @@ impl Shared {
         }
         state.closed = true;
         Next::End
-    }
-
-    pub(super) fn note_flushed(&self) {
-        self.state.lock().writing_since = None;
     }
 
     pub(super) fn note_purged(&self, position: Position) {

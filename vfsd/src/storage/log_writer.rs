@@ -90,7 +90,6 @@ impl LogWriter {
             );
             self.shared.poison(error.to_string());
         }
-        self.shared.note_flushed();
         for completion in batch.completions {
             completion(match &failure {
                 None => Ok(()),

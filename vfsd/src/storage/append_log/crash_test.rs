@@ -3,6 +3,8 @@
 //! disk, a crash at a random disk call (a power cut, a kill, a failed flush, a full disk; also while the log is being
 //! opened), again and again on the same disk; beside it a model of every moment since the last opening.
 
+use std::time::Duration;
+
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::sleep;
