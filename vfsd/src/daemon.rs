@@ -16,7 +16,7 @@ use crate::cli::setup::load_identity;
 use crate::config::{ADMIN_SOCKET, NodeConfig};
 use crate::consensus::node::{Node, NodeSettings};
 use crate::fs::FileSystem;
-use crate::fuse::session::Mount;
+use crate::fuse::mount::Mount;
 use crate::limits::{
     DATA_DIR_WAIT_MAX, HEARTBEAT_INTERVAL, UNSAVED_RETRY_EVERY, WATCHDOG_ANSWER_MAX, WRITE_TIMEOUT,
 };

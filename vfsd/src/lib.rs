@@ -10,6 +10,7 @@ pub mod consensus;
 pub mod daemon;
 pub mod fs;
 pub mod fuse;
+pub mod inline_task;
 pub mod limits;
 pub mod state_machine;
 pub mod storage;

@@ -8,7 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use openraft::EntryPayload;
-use vfsd::consensus::entry_format::raft_entry;
+use vfsd::consensus::raft::entry_format::raft_entry;
 use vfsd::state_machine::StateMachine;
 use vfsd::state_machine::command::{Command, Entry};
 use vfsd::state_machine::ids::LogIndex;

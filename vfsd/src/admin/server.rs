@@ -1,7 +1,7 @@
 //! The answering side of the admin socket.
 //!
 //! Invariants: mode 0600 and only user 0 is answered; lines and connections are bounded. Not here: what a change does
-//! (`consensus/membership.rs`).
+//! (`consensus/cluster/membership.rs`).
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;

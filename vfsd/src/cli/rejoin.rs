@@ -1,7 +1,7 @@
 //! A member that lost its state: it gets a new id, and its old directory is kept beside the new one.
 //!
 //! Invariants: nothing of the old directory is changed before the new one is sealed; whatever step was interrupted, the
-//! same command goes on from there. Not here: what the cluster does (`consensus/enrolment.rs`).
+//! same command goes on from there. Not here: what the cluster does (`consensus/cluster/enrolment.rs`).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use super::setup::{NewMember, age_identity, begin_key, load_identity, settle_in};
 use crate::clock;
 use crate::config::NodeConfig;
-use crate::consensus::peers::{Peers, Purpose};
-use crate::consensus::peers_file::{self, Addresses};
+use crate::consensus::cluster::peers::{Peers, Purpose};
+use crate::consensus::cluster::peers_file::{self, Addresses};
 use crate::consensus::wire::{ClusterChange, Reply, Request};
 use crate::limits::{ENROL_TIMEOUT, HEARTBEAT_INTERVAL, REJOIN_WAIT_MAX};
 use crate::storage::data_dir::DataDir;

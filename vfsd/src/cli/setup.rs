@@ -13,11 +13,11 @@ use zeroize::Zeroizing;
 
 use crate::clock;
 use crate::config::NodeConfig;
-use crate::consensus::authority;
-use crate::consensus::entry_format::first_entries;
+use crate::consensus::cluster::authority;
+use crate::consensus::cluster::node_name::{NAME_HINT, is_valid_name};
+use crate::consensus::cluster::peers_file;
 use crate::consensus::node::NodeSettings;
-use crate::consensus::node_name::{NAME_HINT, is_valid_name};
-use crate::consensus::peers_file;
+use crate::consensus::raft::entry_format::first_entries;
 use crate::state_machine::command::{Author, Command, Entry, Grant, Member};
 use crate::state_machine::ids::NodeId;
 use crate::state_machine::level::Level;

@@ -6,7 +6,7 @@ use comfy_table::{Table, presets};
 
 use super::{OutputArgs, ask};
 use crate::admin::protocol::{AdminRequest, MemberReport, StatusReport};
-use crate::consensus::membership::tolerance;
+use crate::consensus::cluster::membership::tolerance;
 
 /// Exit code when there is no quorum.
 const DEGRADED: u8 = 3;

@@ -4,7 +4,7 @@
 //! what it says of itself; a new request or command does not compile until it stands here. Not here: what a grant
 //! means for a place of the tree (`state_machine/apply/rules.rs` decides it again, on every replica).
 
-use super::wire::{ClusterChange, Request};
+use crate::consensus::wire::{ClusterChange, Request};
 use crate::state_machine::command::{Command, Entry, Grant};
 use crate::state_machine::ids::{NodeId, SessionId};
 

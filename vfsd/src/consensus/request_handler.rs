@@ -14,21 +14,21 @@ use openraft::raft::{
 };
 use parking_lot::Mutex;
 
-use super::authority_change;
-use super::core::{Core, WriteError};
-use super::entry_format::raft_entry;
-use super::incoming_snapshot::{IncomingSnapshot, Progress};
-use super::lease_table::Renewed;
-use super::lineage_watch;
-use super::membership;
-use super::permissions::{self, Peer, Refusal, Standing};
-use super::snapshot_store::SnapshotHead;
-use super::types::{self, Snapshot};
-use super::wire::{
+use crate::clock;
+use crate::consensus::cluster::authority_change;
+use crate::consensus::cluster::lineage_watch;
+use crate::consensus::cluster::membership;
+use crate::consensus::core::{Core, WriteError};
+use crate::consensus::permissions::{self, Peer, Refusal, Standing};
+use crate::consensus::raft::entry_format::raft_entry;
+use crate::consensus::raft::incoming_snapshot::{IncomingSnapshot, Progress};
+use crate::consensus::raft::snapshot_store::SnapshotHead;
+use crate::consensus::raft::types::{self, Snapshot};
+use crate::consensus::sessions::lease_table::Renewed;
+use crate::consensus::wire::{
     self, Append, AppendReply, Ballot, ChangeRefusal, ClusterChange, MemberHealth, Renewal, Reply,
     Request, SnapshotPart, Transfer, TransferReply, VoteReply,
 };
-use crate::clock;
 use crate::limits::{QUORUM_SILENCE_MAX, WRITE_TIMEOUT};
 use crate::state_machine::blob::BlobDigest;
 use crate::state_machine::command::Entry;

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::snapshot_store::SnapshotHead;
+use crate::consensus::raft::snapshot_store::SnapshotHead;
 use crate::state_machine::blob::BlobDigest;
 use crate::state_machine::ids::{LogIndex, SessionId};
 use crate::state_machine::lineage::Lineage;

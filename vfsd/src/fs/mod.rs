@@ -11,7 +11,6 @@ pub mod handles;
 pub mod known_inodes;
 mod names;
 pub mod open_flags;
-pub mod operation;
 pub mod proposer;
 pub mod save;
 pub mod virtual_tree;

@@ -9,9 +9,6 @@ use crate::state_machine::command::{Author, Command};
 use crate::state_machine::ids::{FencingToken, LogIndex, NodeId, SessionId};
 use crate::state_machine::outcome::Outcome;
 
-/// Whoever completes a proposal does it within this, so that its caller goes on without a hop to another thread.
-pub use super::operation::promptly;
-
 /// A future that a proposer returns.
 pub type ProposerFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 

@@ -27,7 +27,8 @@ use crate::fs::FileSystem;
 use crate::fs::attr::{Attr, FileKind};
 use crate::fs::caller::Caller;
 use crate::fs::errno::{Failure, FsResult};
-use crate::fs::{open_flags, operation};
+use crate::fs::open_flags;
+use crate::inline_task;
 use crate::limits::{FUSE_WRITE_BYTES_MAX, NAME_LEN_BYTES_MAX, WRITE_TIMEOUT};
 use crate::state_machine::command::{SetAttr, XattrMode};
 use crate::state_machine::ids::{HandleId, InodeNo};
@@ -61,7 +62,7 @@ impl Adapter {
         answer: impl FnOnce(FsResult<T>) + Send + 'static,
     ) {
         let (interrupts, tid) = (self.interrupts.clone(), request.pid());
-        operation::begin(&self.runtime, async move {
+        inline_task::begin(&self.runtime, async move {
             answer(interrupts.run(tid, steps).await);
         });
     }

@@ -6,8 +6,8 @@
 mod adapter;
 mod convert;
 mod interrupts;
+pub mod mount;
 mod moving;
 mod replay;
 mod replay_queue;
-pub mod session;
 mod tickets;

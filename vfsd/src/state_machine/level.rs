@@ -1,6 +1,6 @@
 //! Which rules a cluster applies its entries by. Members of different builds apply the same log: what a newer build
 //! does otherwise counts only from the entry on that says so, and the leader writes that entry when every member can
-//! follow it (`consensus/level_keeper.rs`).
+//! follow it (`consensus/cluster/level_keeper.rs`).
 //!
 //! Invariants: a level is never taken back; a rule of a released level never changes. Not here: what members speak
 //! with each other (`transport/tls.rs`).

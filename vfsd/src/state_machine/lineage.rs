@@ -3,7 +3,7 @@
 //! the tree does.
 //!
 //! Invariants: it goes on from a snapshot as it was there; it counts from the entry on that raised the level to
-//! [`Level::LINEAGES`]. Not here: comparing it among members (`consensus/lineage_watch.rs`).
+//! [`Level::LINEAGES`]. Not here: comparing it among members (`consensus/cluster/lineage_watch.rs`).
 
 use super::StateMachine;
 use super::command::Entry;

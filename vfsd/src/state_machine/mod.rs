@@ -2,7 +2,7 @@
 //!
 //! Invariants: no I/O, no clock, no random number, no `HashMap`, no float; the same entries give the same bytes on
 //! every replica ([`StateMachine::digest`]). A refused entry changes nothing but the outcome window. Not here: who
-//! may lead, when a session has expired (the leader's `consensus/lease_keeper.rs` judges and proposes).
+//! may lead, when a session has expired (the leader's `consensus/sessions/lease_keeper.rs` judges and proposes).
 
 mod apply;
 pub mod blob;

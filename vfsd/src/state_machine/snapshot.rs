@@ -3,7 +3,7 @@
 //! Format of the manifest: a version byte, then one postcard document. Equal states give equal bytes, so the digest of
 //! the manifest is the digest of the state. Contents above [`BLOB_BYTES_MIN`] stand in it by digest, once, whatever
 //! files share them. `docs/FORMATS.md` describes it. Not here: the frame of the file and its checksum
-//! (`consensus/snapshot_store.rs`), the bytes of a content (`blob.rs`).
+//! (`consensus/raft/snapshot_store.rs`), the bytes of a content (`blob.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

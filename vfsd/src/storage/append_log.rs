@@ -2,7 +2,7 @@
 //!
 //! Invariants: one order for all writes (a vote never overtakes an entry); an entry can be read as soon as it was
 //! appended and is durable when its completion ran; many appends share one flush. After an error the log is closed for
-//! good. Not here: what the entries mean (`consensus/raft_log_store.rs`).
+//! good. Not here: what the entries mean (`consensus/raft/log_store.rs`).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;

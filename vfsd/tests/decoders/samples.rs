@@ -1,8 +1,8 @@
 //! Bytes that are right, for each decoder: what the corpora begin with.
 
 use bytes::Bytes;
-use vfsd::consensus::entry_format::{MembershipImage, StoredMembershipImage};
-use vfsd::consensus::snapshot_store::SnapshotHead;
+use vfsd::consensus::raft::entry_format::{MembershipImage, StoredMembershipImage};
+use vfsd::consensus::raft::snapshot_store::SnapshotHead;
 use vfsd::consensus::wire::{Append, AppendEntry, Ballot, Reply, Request, SnapshotPart};
 use vfsd::state_machine::StateMachine;
 use vfsd::state_machine::blob;

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use vfsd::consensus::entry_format::raft_entry;
-use vfsd::consensus::snapshot_store::SnapshotStore;
+use vfsd::consensus::raft::entry_format::raft_entry;
+use vfsd::consensus::raft::snapshot_store::SnapshotStore;
 use vfsd::consensus::wire::{Reply, decode_request};
 use vfsd::state_machine::StateMachine;
 use vfsd::state_machine::blob::{self, BlobDigest};

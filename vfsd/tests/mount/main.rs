@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use shared_log::SharedLog;
 use vfsd::fs::FileSystem;
-use vfsd::fuse::session::Mount;
+use vfsd::fuse::mount::Mount;
 use vfsd::state_machine::ids::NodeId;
 
 /// Two mounted nodes. Dropping it unmounts both.

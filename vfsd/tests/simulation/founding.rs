@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use openraft::EntryPayload;
 use openraft::entry::RaftEntry as _;
-use vfsd::consensus::entry_format::{MembershipImage, stored_entry};
-use vfsd::consensus::types::{EntryBytes, RaftEntry, log_id};
+use vfsd::consensus::raft::entry_format::{MembershipImage, stored_entry};
+use vfsd::consensus::raft::types::{EntryBytes, RaftEntry, log_id};
 use vfsd::state_machine::command::{Author, Command, Entry, Grant, Member};
 use vfsd::state_machine::ids::NodeId;
 use vfsd::storage::record::{Position, StoredEntry};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::task::JoinSet;
 use vfsd::consensus::node::{Listen, Listening, Machine, Node, NodeSettings};
-use vfsd::consensus::types::EntryBytes;
+use vfsd::consensus::raft::types::EntryBytes;
 use vfsd::fs::file_system::{EventFeed, FileSystem};
 use vfsd::state_machine::outcome::{Applied, Change};
 use vfsd::storage::append_log::AppendLog;

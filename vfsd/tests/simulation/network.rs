@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
-use vfsd::consensus::peers::{Answer, Dialer, Purpose, Way};
+use vfsd::consensus::cluster::peers::{Answer, Dialer, Purpose, Way};
 use vfsd::limits::RULES_KNOWN;
 use vfsd::storage::disk::fake::FakeDisk;
 use vfsd::transport::client::CallError;

@@ -1,10 +1,10 @@
 //! The whole table, written out a second time: each request and each command, from each kind of peer. The functions
 //! that number the rows match without `_`, so a new variant does not compile until it has a row.
 
-use super::super::snapshot_store::SnapshotHead;
-use super::super::types::SnapshotMeta;
-use super::super::wire::{Append, AuthorityRequest, Ballot, SnapshotPart, Transfer};
 use super::*;
+use crate::consensus::raft::snapshot_store::SnapshotHead;
+use crate::consensus::raft::types::SnapshotMeta;
+use crate::consensus::wire::{Append, AuthorityRequest, Ballot, SnapshotPart, Transfer};
 use crate::state_machine::command::*;
 use crate::state_machine::ids::*;
 use crate::state_machine::level::Level;

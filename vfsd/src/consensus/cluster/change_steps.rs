@@ -13,10 +13,10 @@ use openraft::impls::BasicNode;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, timeout};
 
-use super::core::{Core, WriteError};
-use super::quorum::QuorumState;
-use super::types::TypeConfig;
-use super::wire::ChangeRefusal;
+use crate::consensus::cluster::quorum::QuorumState;
+use crate::consensus::core::{Core, WriteError};
+use crate::consensus::raft::types::TypeConfig;
+use crate::consensus::wire::ChangeRefusal;
 use crate::limits::{
     CHANGE_TURN_MAX, LEADER_RETRY_EVERY, MEMBER_CHANGE_TIMEOUT, QUORUM_SILENCE_MAX,
 };
@@ -24,7 +24,7 @@ use crate::state_machine::command::Member;
 use crate::state_machine::level::Level;
 
 /// Why a change stops half way; it can be asked for again.
-pub(super) enum Stop {
+pub(in crate::consensus) enum Stop {
     /// Another node has to do it.
     NotLeader,
     /// It may go in a moment.
@@ -46,14 +46,14 @@ impl From<WriteError> for Stop {
     }
 }
 
-pub(super) fn refuse(message: impl Into<String>, hint: impl Into<String>) -> Stop {
+pub(in crate::consensus) fn refuse(message: impl Into<String>, hint: impl Into<String>) -> Stop {
     Stop::Refused(ChangeRefusal {
         message: message.into(),
         hint: hint.into(),
     })
 }
 
-pub(super) fn not_yet(message: impl Into<String>, hint: impl Into<String>) -> Stop {
+pub(in crate::consensus) fn not_yet(message: impl Into<String>, hint: impl Into<String>) -> Stop {
     Stop::NotYet(ChangeRefusal {
         message: message.into(),
         hint: hint.into(),
@@ -61,7 +61,7 @@ pub(super) fn not_yet(message: impl Into<String>, hint: impl Into<String>) -> St
 }
 
 /// What counts from the level `needed` on is written in a way that earlier builds do not read.
-pub(super) fn check_level(core: &Core, needed: Level) -> Result<(), Stop> {
+pub(in crate::consensus) fn check_level(core: &Core, needed: Level) -> Result<(), Stop> {
     let level = core.state().level();
     if level >= needed {
         return Ok(());
@@ -76,7 +76,7 @@ pub(super) fn check_level(core: &Core, needed: Level) -> Result<(), Stop> {
 
 /// Waits until no other change of the members is under way, and a majority confirms that this node leads. The change
 /// is over when what this returns is dropped.
-pub(super) async fn turn(core: &Core) -> Result<OwnedMutexGuard<()>, Stop> {
+pub(in crate::consensus) async fn turn(core: &Core) -> Result<OwnedMutexGuard<()>, Stop> {
     let waited = timeout(CHANGE_TURN_MAX, Arc::clone(&core.changing).lock_owned()).await;
     let turn = waited.map_err(|_| {
         let waited = CHANGE_TURN_MAX.as_secs();
@@ -109,7 +109,7 @@ pub(super) async fn turn(core: &Core) -> Result<OwnedMutexGuard<()>, Stop> {
 ///
 /// The change is made in two steps (Raft, 6: joint consensus), so it goes on by itself when it is not waited for any
 /// more: it must not stay between them.
-pub(super) async fn change_raft(
+pub(in crate::consensus) async fn change_raft(
     core: &Core,
     members: ChangeMembers<u64, BasicNode>,
 ) -> Result<(), Stop> {
@@ -130,7 +130,11 @@ pub(super) async fn change_raft(
 }
 
 /// Begins to send the log to a node that is no member of Raft's yet.
-pub(super) async fn add_learner(core: &Core, node: u64, address: &str) -> Result<(), Stop> {
+pub(in crate::consensus) async fn add_learner(
+    core: &Core,
+    node: u64,
+    address: &str,
+) -> Result<(), Stop> {
     if core.address_of(node).as_deref() == Some(address) {
         return Ok(());
     }
@@ -174,7 +178,7 @@ fn raft_changed(
 }
 
 /// Takes a member out of Raft, so that it neither votes nor is sent the log any more.
-pub(super) async fn leave_raft(core: &Core, member: &Member) -> Result<(), Stop> {
+pub(in crate::consensus) async fn leave_raft(core: &Core, member: &Member) -> Result<(), Stop> {
     let node = member.node.0;
     let metrics = core.metrics();
     let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::core::Core;
+use crate::consensus::core::Core;
 use crate::limits::LEVEL_CHECK_EVERY;
 use crate::state_machine::command::Command;
 use crate::state_machine::level::Level;

@@ -1,9 +1,9 @@
 //! What a node may be called and where it may listen.
 
-use super::change_steps::{Stop, refuse};
+use crate::consensus::cluster::change_steps::{Stop, refuse};
 
 /// Names appear in paths, certificates and commands.
-pub(super) fn check_name(name: &str) -> Result<(), Stop> {
+pub(in crate::consensus) fn check_name(name: &str) -> Result<(), Stop> {
     if is_valid_name(name) {
         return Ok(());
     }
@@ -25,7 +25,7 @@ pub fn is_valid_name(name: &str) -> bool {
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
 }
 
-pub(super) fn check_address(address: &str) -> Result<(), Stop> {
+pub(in crate::consensus) fn check_address(address: &str) -> Result<(), Stop> {
     match address.parse::<std::net::SocketAddr>() {
         Ok(parsed) if !parsed.ip().is_unspecified() && parsed.port() != 0 => Ok(()),
         _ => Err(refuse(

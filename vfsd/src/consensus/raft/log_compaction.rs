@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use openraft::errors::Fatal;
 
-use super::core::Core;
-use super::snapshot_store::SnapshotStore;
-use super::types::TypeConfig;
+use crate::consensus::core::Core;
+use crate::consensus::raft::snapshot_store::SnapshotStore;
+use crate::consensus::raft::types::TypeConfig;
 use crate::limits::{LOG_BYTES_KEPT, SNAPSHOT_CHECK_EVERY, SNAPSHOT_DUE_BYTES};
 
 /// Runs until it is dropped.

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
-use super::wire::AuthorityView;
+use crate::consensus::wire::AuthorityView;
 use crate::state_machine::command::AuthorityState;
 use crate::storage::atomic_file;
 use crate::transport::identity::{self, ClusterCa, IdentityError, KeyRequest, NodeIdentity};

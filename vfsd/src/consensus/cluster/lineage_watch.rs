@@ -11,8 +11,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::core::Core;
-use super::wire::{Reply, Request};
+use crate::consensus::core::Core;
+use crate::consensus::wire::{Reply, Request};
 use crate::limits::{LINEAGE_CHECK_EVERY, LINEAGE_TIMEOUT, LINEAGES_KEPT};
 use crate::state_machine::ids::LogIndex;
 use crate::state_machine::level::Level;

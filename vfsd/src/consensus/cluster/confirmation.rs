@@ -9,8 +9,8 @@ use std::time::Duration;
 use openraft::Instant as _;
 use parking_lot::Mutex;
 
-use super::types::Instant;
 use crate::clock;
+use crate::consensus::raft::types::Instant;
 use crate::limits::{RENEW_CONFIRMED_MAX, SUSPEND_MIN};
 
 /// See the module.

@@ -20,12 +20,12 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
-use super::entry_format::stored_entry;
-use super::peers::{Peers, Purpose, Way};
-use super::quorum::QuorumWatch;
-use super::snapshot_store::SnapshotHead;
-use super::types::{self, Snapshot, TypeConfig, Vote};
-use super::wire::{
+use crate::consensus::cluster::peers::{Peers, Purpose, Way};
+use crate::consensus::cluster::quorum::QuorumWatch;
+use crate::consensus::raft::entry_format::stored_entry;
+use crate::consensus::raft::snapshot_store::SnapshotHead;
+use crate::consensus::raft::types::{self, Snapshot, TypeConfig, Vote};
+use crate::consensus::wire::{
     Append, AppendEntry, AppendReply, Ballot, Reply, Request, SnapshotPart, Transfer,
     TransferReply, VoteReply,
 };

@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use super::core::Core;
 use crate::clock;
+use crate::consensus::core::Core;
 use crate::limits::LEASE_CHECK_EVERY;
 use crate::state_machine::command::Command;
 

@@ -12,11 +12,14 @@ use openraft::storage::{ApplyResponder, EntryResponder};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 
-use super::lineage_watch::Lineages;
-use super::snapshot_store::SnapshotStore;
-use super::types::{LogId, Response, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
-use super::waiters::Waiters;
-use crate::fs::proposer::{ChangeSink, Committed, promptly};
+use crate::consensus::cluster::lineage_watch::Lineages;
+use crate::consensus::proposals::waiters::Waiters;
+use crate::consensus::raft::snapshot_store::SnapshotStore;
+use crate::consensus::raft::types::{
+    LogId, Response, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
+};
+use crate::fs::proposer::{ChangeSink, Committed};
+use crate::inline_task::promptly;
 use crate::state_machine::StateMachine;
 use crate::state_machine::command::{Author, Command, Entry};
 use crate::state_machine::ids::{InodeNo, LogIndex};
@@ -105,7 +108,11 @@ impl RaftStateMachine {
     fn apply_one(
         &mut self,
         id: LogId,
-        payload: EntryPayload<super::types::EntryBytes, u64, openraft::impls::BasicNode>,
+        payload: EntryPayload<
+            crate::consensus::raft::types::EntryBytes,
+            u64,
+            openraft::impls::BasicNode,
+        >,
         responder: Option<ApplyResponder<TypeConfig>>,
     ) -> io::Result<()> {
         let index = LogIndex(id.index);

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::core::Core;
+use crate::consensus::core::Core;
 use crate::limits::PEERS_SAVE_EVERY;
 use crate::storage::disk::Disk;
 use crate::storage::{StorageError, atomic_file};

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::blob_store::BlobStore;
-use super::entry_format::StoredMembershipImage;
-use super::types::{self, Snapshot, SnapshotMeta};
+use crate::consensus::raft::blob_store::BlobStore;
+use crate::consensus::raft::entry_format::StoredMembershipImage;
+use crate::consensus::raft::types::{self, Snapshot, SnapshotMeta};
 use crate::state_machine::blob::BlobDigest;
 use crate::state_machine::content::Content;
 use crate::state_machine::snapshot::{StateImage, named_in};
@@ -238,7 +238,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::consensus::images_test::image;
+    use crate::consensus::raft::images_test::image;
     use crate::storage::disk::RealDisk;
     use crate::storage::disk::fake::{FakeDisk, Faults};
 

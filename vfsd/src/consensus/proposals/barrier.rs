@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::core::Core;
-use super::wire::{Reply, Request};
+use crate::consensus::core::Core;
+use crate::consensus::wire::{Reply, Request};
 use crate::fs::proposer::ProposeError;
 use crate::limits::{BARRIERS_WAITING_MAX, LEADER_RETRY_EVERY, QUORUM_SILENCE_MAX, WRITE_TIMEOUT};
 use crate::state_machine::ids::LogIndex;

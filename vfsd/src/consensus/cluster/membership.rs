@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use openraft::ChangeMembers;
 
-use super::authority_change;
-use super::change_steps::{Stop, change_raft, leave_raft, not_yet, refuse, turn};
-use super::core::{AskError, Core};
-use super::enrolment;
-use super::wire::{ChangeRefusal, ClusterChange, Reply, Request};
 use crate::clock;
+use crate::consensus::cluster::authority_change;
+use crate::consensus::cluster::change_steps::{
+    Stop, change_raft, leave_raft, not_yet, refuse, turn,
+};
+use crate::consensus::cluster::enrolment;
+use crate::consensus::core::{AskError, Core};
+use crate::consensus::wire::{ChangeRefusal, ClusterChange, Reply, Request};
 use crate::limits::{
     LEADER_RETRY_EVERY, MEMBER_CHANGE_TIMEOUT, PROMOTE_BEHIND_MAX, VOTERS_MAX, WRITE_TIMEOUT,
 };

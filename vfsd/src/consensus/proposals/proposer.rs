@@ -8,12 +8,12 @@ use std::sync::Arc;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use super::barrier::Barriers;
-use super::core::{AskError, Core};
-use super::request_handler;
-use super::status::StatusBoard;
-use super::waiters::ProposalId;
-use super::wire::{Reply, Request};
+use crate::consensus::cluster::status::StatusBoard;
+use crate::consensus::core::{AskError, Core};
+use crate::consensus::proposals::barrier::Barriers;
+use crate::consensus::proposals::waiters::ProposalId;
+use crate::consensus::request_handler;
+use crate::consensus::wire::{Reply, Request};
 use crate::fs::proposer::{
     Committed, NodeStatus, Proposal, ProposeError, Proposer, ProposerFuture,
 };
@@ -153,7 +153,7 @@ async fn session_for(
     }
 }
 
-async fn lost(quorum: &mut watch::Receiver<super::quorum::QuorumState>) {
+async fn lost(quorum: &mut watch::Receiver<crate::consensus::cluster::quorum::QuorumState>) {
     // The sender lives as long as the node.
     let _ = quorum.wait_for(|state| !state.has).await;
 }

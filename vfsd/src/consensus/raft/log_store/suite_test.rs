@@ -6,9 +6,9 @@ use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 
 use super::RaftLogStore;
-use crate::consensus::raft_state_machine::{Published, RaftStateMachine};
-use crate::consensus::snapshot_store::SnapshotStore;
-use crate::consensus::types::TypeConfig;
+use crate::consensus::raft::snapshot_store::SnapshotStore;
+use crate::consensus::raft::state_machine::{Published, RaftStateMachine};
+use crate::consensus::raft::types::TypeConfig;
 use crate::fs::proposer::ChangeSink;
 use crate::state_machine::StateMachine;
 use crate::state_machine::outcome::Applied;

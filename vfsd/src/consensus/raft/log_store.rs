@@ -12,8 +12,8 @@ use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 
-use super::entry_format::{raft_entry, stored_entry};
-use super::types::{self, LogId, RaftEntry, TypeConfig, Vote};
+use crate::consensus::raft::entry_format::{raft_entry, stored_entry};
+use crate::consensus::raft::types::{self, LogId, RaftEntry, TypeConfig, Vote};
 use crate::limits::REPLICATION_BYTES_MAX;
 use crate::storage::append_log::AppendLog;
 
@@ -133,5 +133,5 @@ impl RaftLogStorage<TypeConfig> for RaftLogStore {
 }
 
 #[cfg(test)]
-#[path = "raft_log_store/suite_test.rs"]
+#[path = "log_store/suite_test.rs"]
 mod suite_test;

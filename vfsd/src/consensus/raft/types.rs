@@ -22,7 +22,7 @@ openraft::declare_raft_types!(
 );
 
 /// Raft on this node.
-pub type Raft = openraft::Raft<TypeConfig, super::raft_state_machine::RaftStateMachine>;
+pub type Raft = openraft::Raft<TypeConfig, crate::consensus::raft::state_machine::RaftStateMachine>;
 /// Raft's own clock: `CLOCK_MONOTONIC`.
 pub type Instant = openraft::type_config::alias::InstantOf<TypeConfig>;
 /// A place in the log.

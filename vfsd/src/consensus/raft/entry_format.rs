@@ -11,7 +11,7 @@ use openraft::impls::BasicNode;
 use openraft::{EntryPayload, Membership};
 use serde::{Deserialize, Serialize};
 
-use super::types::{EntryBytes, RaftEntry, StoredMembership, log_id, position};
+use crate::consensus::raft::types::{EntryBytes, RaftEntry, StoredMembership, log_id, position};
 use crate::storage::record::{Position, StoredEntry};
 
 const KIND_BLANK: u8 = 0;

@@ -6,11 +6,13 @@
 
 use std::sync::Arc;
 
-use super::authority_change;
-use super::change_steps::{Stop, add_learner, check_level, leave_raft, refuse, turn};
-use super::core::Core;
-use super::node_name::{check_address, check_name};
 use crate::clock;
+use crate::consensus::cluster::authority_change;
+use crate::consensus::cluster::change_steps::{
+    Stop, add_learner, check_level, leave_raft, refuse, turn,
+};
+use crate::consensus::cluster::node_name::{check_address, check_name};
+use crate::consensus::core::Core;
 use crate::limits::LEARNERS_MAX;
 use crate::state_machine::command::{Command, Newcomer};
 use crate::state_machine::ids::NodeId;
@@ -21,7 +23,10 @@ use crate::transport::identity;
 use crate::transport::token;
 
 /// Lets a node in that has a token.
-pub(super) async fn admit(core: &Arc<Core>, request: EnrolRequest) -> Result<Enrolled, Stop> {
+pub(in crate::consensus) async fn admit(
+    core: &Arc<Core>,
+    request: EnrolRequest,
+) -> Result<Enrolled, Stop> {
     check_name(&request.name)?;
     check_address(&request.address)?;
     let newcomer = newcomer(
@@ -65,7 +70,7 @@ pub(super) async fn admit(core: &Arc<Core>, request: EnrolRequest) -> Result<Enr
 }
 
 /// Gives the member `node`, which lost its state, a new id as learner. Its certificate has proved who it is.
-pub(super) async fn rejoin(
+pub(in crate::consensus) async fn rejoin(
     core: &Arc<Core>,
     node: u64,
     address: String,

@@ -10,11 +10,11 @@ use arc_swap::ArcSwap;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Instant as _, RaftMetrics, ServerState};
 
-use super::barrier::Barriers;
-use super::core::Core;
-use super::quorum::QuorumState;
-use super::types::TypeConfig;
 use crate::clock;
+use crate::consensus::cluster::quorum::QuorumState;
+use crate::consensus::core::Core;
+use crate::consensus::proposals::barrier::Barriers;
+use crate::consensus::raft::types::TypeConfig;
 use crate::fs::proposer::NodeStatus;
 use crate::limits::{QUORUM_CHECK_EVERY, QUORUM_SILENCE_MAX};
 use crate::state_machine::ids::{LogIndex, NodeId};

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::core::{AskError, Core};
-use super::wire::{Renewal, Reply, Request};
 use crate::clock;
+use crate::consensus::core::{AskError, Core};
+use crate::consensus::wire::{Renewal, Reply, Request};
 use crate::limits::{SESSION_RENEW_EVERY, SESSION_RETRY_EVERY, WRITE_TIMEOUT};
 use crate::state_machine::command::{Author, Command, Entry};
 use crate::state_machine::ids::{NodeId, SessionId};

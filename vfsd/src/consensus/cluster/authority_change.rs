@@ -7,9 +7,9 @@
 
 use std::sync::Arc;
 
-use super::change_steps::{Stop, check_level, not_yet, refuse, turn};
-use super::core::Core;
-use super::wire::{AuthorityRequest, AuthorityView, Reply, Request};
+use crate::consensus::cluster::change_steps::{Stop, check_level, not_yet, refuse, turn};
+use crate::consensus::core::Core;
+use crate::consensus::wire::{AuthorityRequest, AuthorityView, Reply, Request};
 use crate::limits::{
     AUTHORITY_ASK_MAX, AUTHORITY_CHECK_EVERY, LEADER_RETRY_EVERY, MEMBER_CHANGE_TIMEOUT,
 };
@@ -19,7 +19,7 @@ use crate::state_machine::outcome::Done;
 use crate::transport::identity;
 
 /// Begins a change of the authority `from`, or goes on with the one that there is, and waits until it is done.
-pub(super) async fn rotate(core: &Arc<Core>, from: [u8; 32]) -> Result<String, Stop> {
+pub(in crate::consensus) async fn rotate(core: &Arc<Core>, from: [u8; 32]) -> Result<String, Stop> {
     const DONE: &str =
         "the cluster has a new certificate authority; the old one and its tokens are void";
     let before = {
@@ -61,7 +61,7 @@ pub(super) async fn rotate(core: &Arc<Core>, from: [u8; 32]) -> Result<String, S
 }
 
 /// While an authority is on its way in, no node gets a certificate or a key of the one that goes.
-pub(super) fn check_settled(core: &Core) -> Result<(), Stop> {
+pub(in crate::consensus) fn check_settled(core: &Core) -> Result<(), Stop> {
     if core.state().authority().next.is_none() {
         return Ok(());
     }
@@ -238,7 +238,10 @@ async fn ask(
 ///
 /// # Errors
 /// Why it is refused.
-pub(super) fn answer(core: &Core, request: AuthorityRequest) -> Result<Reply, String> {
+pub(in crate::consensus) fn answer(
+    core: &Core,
+    request: AuthorityRequest,
+) -> Result<Reply, String> {
     let authority = &core.authority;
     let done = match request {
         AuthorityRequest::View => authority.view().map(Reply::AuthorityView),

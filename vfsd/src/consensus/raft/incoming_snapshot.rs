@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::wire::SnapshotPart;
+use crate::consensus::wire::SnapshotPart;
 use crate::limits::SNAPSHOT_BYTES_MAX;
 use crate::state_machine::blob::{self, BlobDigest};
 use crate::state_machine::content::Content;
@@ -150,8 +150,8 @@ fn out_of_order(part: &SnapshotPart<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::consensus::images_test::image;
-    use crate::consensus::snapshot_store::SnapshotHead;
+    use crate::consensus::raft::images_test::image;
+    use crate::consensus::raft::snapshot_store::SnapshotHead;
     use crate::storage::record::Vote;
 
     fn part(
