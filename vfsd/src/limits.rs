@@ -108,20 +108,30 @@ pub const DESCRIPTORS_LOOKED_AT_MAX: usize = 1_024;
 pub const CONNECTION_SILENCE_MAX: Duration = Duration::from_secs(1);
 
 /// The leader says that it lives this often.
-pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
-/// A follower that hears nothing for this long stands for election, between the two at random. The leader's lease is
-/// the maximum, so a dead leader is replaced within about a second.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(200);
+/// The same in beats.
+pub const HEARTBEAT_BEATS: u64 = 2;
+/// A leader's lease is the maximum; a follower that hears nothing for a time between the two, at random, after the end
+/// of the lease stands for election. So a leader that falls silent is replaced within about a second, one whose daemon
+/// is gone at the end of its lease, and one that stalls for three signs of life keeps its place.
 pub const ELECTION_TIMEOUT_MIN: Duration = Duration::from_millis(300);
 /// See [`ELECTION_TIMEOUT_MIN`].
 pub const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(500);
+/// A leader that is silent for longer may have to be replaced: one sign of life is overdue, and its lease still lasts.
+pub const LEADER_SILENCE_MAX: Duration = Duration::from_millis(300);
+/// When a leader's daemon is gone, its followers ask for votes one after the other, this long apart: an election is over
+/// by then.
+pub const SUCCESSION_STEP: Duration = Duration::from_millis(50);
+/// How often each asks before it leaves the rest to the timer: the lease of the others may end a sign of life later.
+pub const SUCCESSION_TRIES: usize = 3;
 /// Silence after which a node knows that it has no quorum: longer than any election that succeeds at once.
 pub const QUORUM_SILENCE_MAX: Duration = Duration::from_millis(2500);
 /// A write is taken at once if a majority was in contact within this time: a few signs of life may be late.
-pub const CONTACT_FRESH_MAX: Duration = Duration::from_millis(500);
+pub const CONTACT_FRESH_MAX: Duration = Duration::from_millis(600);
 /// Otherwise it waits this long for the next sign: a shell cannot tell a later error of its redirection.
 pub const CONTACT_WAIT_MAX: Duration = Duration::from_secs(1);
-/// How often that is looked at.
-pub const QUORUM_CHECK_EVERY: Duration = Duration::from_millis(100);
+/// What a member looks at now and then, it looks at together: each look of its own would wake an idle member.
+pub const BEAT: Duration = Duration::from_millis(100);
 /// Replication requests to one follower that are under way at once; each has at most [`REPLICATION_BYTES_MAX`].
 pub const APPENDS_UNDER_WAY_MAX: usize = 16;
 /// An answer to a replication request takes at most this long; a disk that is slower is as good as gone.
@@ -134,8 +144,8 @@ pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
 pub const SNAPSHOT_BYTES_MAX: u64 = TREE_BYTES_MAX + TREE_BYTES_MAX / 4;
 /// Log bytes since the last snapshot that make a new one due, unless that one was larger.
 pub const SNAPSHOT_DUE_BYTES: u64 = 64 * 1024 * 1024;
-/// How often that is looked at.
-pub const SNAPSHOT_CHECK_EVERY: Duration = Duration::from_secs(1);
+/// How often that is looked at, in beats.
+pub const SNAPSHOT_CHECK_BEATS: u64 = 10;
 /// Entries kept behind a snapshot, so that a node that was away for a moment needs no snapshot.
 pub const LOG_ENTRIES_KEPT: u64 = 5_000;
 /// The same in bytes: whichever is reached first.
@@ -154,25 +164,29 @@ pub const LINEAGE_TIMEOUT: Duration = Duration::from_secs(2);
 pub const LINEAGES_KEPT: usize = 16_384;
 /// The newest rules for applying entries that this build knows (`state_machine/level.rs`).
 pub const RULES_KNOWN: u32 = 1;
-/// How often the leader looks whether every member knows newer rules.
-pub const LEVEL_CHECK_EVERY: Duration = Duration::from_secs(1);
-/// How often the leader looks for sessions that have expired and lock delays that are over.
-pub const LEASE_CHECK_EVERY: Duration = Duration::from_millis(100);
+/// How often the leader looks whether every member knows newer rules, in beats.
+pub const LEVEL_CHECK_BEATS: u64 = 10;
 /// How long a stopping leader waits for another node to take over.
 pub const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Entries that a learner may lack when it becomes a voter: one replication request brings them.
 pub const PROMOTE_BEHIND_MAX: u64 = 100;
 /// How long a change of the members waits for the one before it.
 pub const CHANGE_TURN_MAX: Duration = WRITE_TIMEOUT;
-/// How often a node looks whether the certificate authority is being changed.
-pub const AUTHORITY_CHECK_EVERY: Duration = Duration::from_millis(200);
+/// How often a node looks whether the certificate authority is being changed, in beats.
+pub const AUTHORITY_CHECK_BEATS: u64 = 2;
 /// Longest answer of a member that is brought along to another authority: it reads or writes a small file.
 pub const AUTHORITY_ASK_MAX: Duration = Duration::from_secs(2);
 /// Longest change of the membership, replication to a new voter included.
 pub const MEMBER_CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 
-const _: () = assert!(HEARTBEAT_INTERVAL.as_millis() * 4 <= CONTACT_FRESH_MAX.as_millis());
-const _: () = assert!(HEARTBEAT_INTERVAL.as_millis() * 3 <= ELECTION_TIMEOUT_MIN.as_millis());
+const _: () = assert!(HEARTBEAT_INTERVAL.as_millis() * 3 <= CONTACT_FRESH_MAX.as_millis());
+const _: () = assert!(
+    HEARTBEAT_INTERVAL.as_millis() * 3
+        <= ELECTION_TIMEOUT_MIN.as_millis() + ELECTION_TIMEOUT_MAX.as_millis()
+);
+const _: () = assert!(HEARTBEAT_INTERVAL.as_millis() == HEARTBEAT_BEATS as u128 * BEAT.as_millis());
+const _: () =
+    assert!(LEADER_SILENCE_MAX.as_millis() + BEAT.as_millis() <= ELECTION_TIMEOUT_MAX.as_millis());
 const _: () = assert!(ELECTION_TIMEOUT_MAX.as_millis() * 4 <= QUORUM_SILENCE_MAX.as_millis());
 const _: () = assert!(QUORUM_SILENCE_MAX.as_millis() < WRITE_TIMEOUT.as_millis());
 /// Abandoned numbers that one entry names; the next one names the rest.

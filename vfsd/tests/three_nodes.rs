@@ -352,6 +352,28 @@ fn every_node_proposes_and_a_crashed_one_catches_up() {
     wait_for_equal_digests(&[&members[0], &members[1], &members[2]]);
 }
 
+/// Raft's timers are off here, so only what follows the end of the connection can bring another leader.
+#[test]
+fn a_leader_whose_daemon_is_gone_is_followed_without_a_timeout() {
+    let mut members = three();
+    let leader = leader_of(&members);
+    let others = [(leader + 1) % 3, (leader + 2) % 3];
+    for other in others {
+        members[other]
+            .node()
+            .core()
+            .raft
+            .runtime_config()
+            .elect(false);
+    }
+    members[leader].create("before").unwrap();
+    members[leader].crash();
+    wait_until("another leader", || {
+        others.iter().any(|&other| members[other].is_leader())
+    });
+    members[others[0]].create("after").unwrap();
+}
+
 #[test]
 fn nothing_acknowledged_is_lost_when_all_crash_at_once() {
     let mut members = three();

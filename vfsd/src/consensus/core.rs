@@ -13,6 +13,7 @@ use openraft::{RaftMetrics, ReadPolicy, ServerState};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::consensus::beat::Beat;
 use crate::consensus::cluster::authority::Authority;
 use crate::consensus::cluster::confirmation::Confirmation;
 use crate::consensus::cluster::peers::{Peers, Purpose};
@@ -52,6 +53,10 @@ pub struct Core {
     pub quorum: Arc<QuorumWatch>,
     /// The leader, as this node knows it.
     pub leader: watch::Sender<Option<u64>>,
+    /// Rings when a connection that the leader had made has ended.
+    pub leader_left: tokio::sync::Notify,
+    /// When to look at what needs a look now and then.
+    pub beat: Arc<Beat>,
     /// Stamps while this node leads.
     pub clock: StampClock,
     /// Whether a majority's confirmation is still one.

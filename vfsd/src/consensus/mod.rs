@@ -2,6 +2,7 @@
 //!
 //! Nothing outside knows openraft's types; the filesystem sees [`crate::fs::proposer::Proposer`] only.
 
+pub mod beat;
 pub mod cluster;
 pub mod core;
 pub mod node;

@@ -2,12 +2,14 @@
 //!
 //! Invariant: nothing answers before the log is recovered; on a stop the leadership is handed over before Raft ends.
 
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures_util::FutureExt;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Config, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
@@ -24,6 +26,7 @@ use crate::consensus::cluster::peers::{Dialer, Peers, TlsDialer};
 use crate::consensus::cluster::peers_file::PeersKeeper;
 use crate::consensus::cluster::quorum::QuorumWatch;
 use crate::consensus::cluster::status::StatusBoard;
+use crate::consensus::cluster::succession;
 use crate::consensus::core::Core;
 use crate::consensus::proposals::barrier::Barriers;
 use crate::consensus::proposals::proposer::{RaftProposer, tell_of_abandoned};
@@ -105,12 +108,31 @@ pub struct Machine {
     pub tls: Option<Arc<LiveTls>>,
 }
 
+/// The tasks of a member. One that panics ends the member: the others cannot make up for it.
+#[derive(Default)]
+struct Parts {
+    tasks: JoinSet<()>,
+    panicked: watch::Sender<Option<&'static str>>,
+}
+
+impl Parts {
+    fn spawn(&mut self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
+        let panicked = self.panicked.clone();
+        self.tasks.spawn(async move {
+            if AssertUnwindSafe(part).catch_unwind().await.is_err() {
+                panicked.send_replace(Some(name));
+            }
+        });
+    }
+}
+
 /// A running member.
 pub struct Node {
     core: Arc<Core>,
     proposer: Arc<RaftProposer>,
     status: Arc<StatusBoard>,
     addresses: PeersKeeper,
+    panicked: watch::Receiver<Option<&'static str>>,
     // Leaf lock. Taken apart by `stop`.
     running: Mutex<Option<(Listening, JoinSet<()>)>>,
 }
@@ -157,29 +179,33 @@ impl Node {
         let addresses = PeersKeeper::new(Arc::clone(&core), Arc::clone(&disk), peers_file);
         let handler = Arc::new(RequestHandler::new(Arc::clone(&core)));
         let server = (machine.listen)(handler).await?;
-        let mut tasks = JoinSet::new();
+        let mut parts = Parts::default();
         let (barriers, serve_barriers) = Barriers::new(Arc::clone(&core));
         let status = StatusBoard::new(Arc::clone(&core), Arc::clone(&barriers), settings.name);
-        tasks.spawn(serve_barriers);
-        tasks.spawn(Arc::clone(&status).run());
-        tasks.spawn(lease_keeper::run(Arc::clone(&core)));
-        tasks.spawn(log_compaction::run(Arc::clone(&core)));
-        tasks.spawn(level_keeper::run(Arc::clone(&core)));
-        tasks.spawn(lineage_watch::run(Arc::clone(&core)));
-        tasks.spawn(authority_change::run(Arc::clone(&core)));
-        tasks.spawn(tell_of_abandoned(Arc::clone(&core)));
+        let beat = Arc::clone(&core.beat);
+        parts.spawn("beat", async move { beat.run().await });
+        parts.spawn("succession", succession::run(Arc::clone(&core)));
+        parts.spawn("barriers", serve_barriers);
+        parts.spawn("status", Arc::clone(&status).run());
+        parts.spawn("leases", lease_keeper::run(Arc::clone(&core)));
+        parts.spawn("log compaction", log_compaction::run(Arc::clone(&core)));
+        parts.spawn("level", level_keeper::run(Arc::clone(&core)));
+        parts.spawn("lineages", lineage_watch::run(Arc::clone(&core)));
+        parts.spawn("authority", authority_change::run(Arc::clone(&core)));
+        parts.spawn("abandoned numbers", tell_of_abandoned(Arc::clone(&core)));
         let (session_of, file) = (settings.cluster, settings.session_file);
         let keeper = SessionKeeper::new(Arc::clone(&core), session_of, disk, file);
-        tasks.spawn(keeper.run());
-        tasks.spawn(addresses.clone().run());
-        tasks.spawn(catch_up_once(Arc::clone(&barriers)));
+        parts.spawn("session", keeper.run());
+        parts.spawn("addresses", addresses.clone().run());
+        parts.spawn("first barrier", catch_up_once(Arc::clone(&barriers)));
         let proposer = RaftProposer::new(Arc::clone(&core), barriers, Arc::clone(&status));
         Ok(Self {
             core,
             proposer: Arc::new(proposer),
             status,
             addresses,
-            running: Mutex::new(Some((server, tasks))),
+            panicked: parts.panicked.subscribe(),
+            running: Mutex::new(Some((server, parts.tasks))),
         })
     }
 
@@ -204,15 +230,29 @@ impl Node {
         matches!(tokio::time::timeout(timeout, asked).await, Ok(Ok(())))
     }
 
-    /// Ends when Raft has stopped by itself, with the reason: the disk failed, or an entry cannot be read.
+    /// Ends when consensus has stopped by itself, with the reason: the disk failed, or an entry cannot be read.
     pub async fn failed(&self) -> String {
-        let mut metrics = self.core.raft.metrics();
+        let mut panicked = self.panicked.clone();
+        tokio::select! {
+            reason = self.raft_failed() => reason,
+            Ok(part) = panicked.wait_for(Option::is_some) => {
+                format!("a part of it has panicked: {}", part.unwrap_or_default())
+            }
+        }
+    }
+
+    async fn raft_failed(&self) -> String {
+        // The other metrics change with every tick; these end with Raft.
+        let mut changes = self.core.raft.server_metrics();
         loop {
-            if let Err(fatal) = &metrics.borrow_watched().running_state {
+            if let Err(fatal) = self.core.metrics().running_state {
                 return fatal.to_string();
             }
-            if metrics.changed().await.is_err() {
-                return "Raft has stopped".into();
+            if changes.changed().await.is_err() {
+                return match self.core.metrics().running_state {
+                    Err(fatal) => fatal.to_string(),
+                    Ok(()) => "Raft has stopped".into(),
+                };
             }
         }
     }
@@ -276,6 +316,8 @@ async fn open_core(
         peers,
         quorum,
         leader: watch::Sender::new(None),
+        leader_left: tokio::sync::Notify::new(),
+        beat: Arc::default(),
         clock: StampClock::default(),
         confirmation: Confirmation::default(),
         leases: LeaseTable::default(),
@@ -354,5 +396,20 @@ impl Core {
             Ok(_) => tracing::info!(to = best, "handed the leadership over"),
             Err(error) => tracing::warn!(%error, "nobody took the leadership over"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_panics_is_named() {
+        let mut parts = Parts::default();
+        let mut panicked = parts.panicked.subscribe();
+        parts.spawn("first", async {});
+        parts.spawn("second", async { panic!("on purpose") });
+        let named = panicked.wait_for(Option::is_some).await.map(|part| *part);
+        assert_eq!(named.ok(), Some(Some("second")));
     }
 }

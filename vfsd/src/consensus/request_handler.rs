@@ -67,6 +67,12 @@ impl Service for RequestHandler {
         }
     }
 
+    fn left(&self, node: u64) {
+        if *self.core.leader.borrow() == Some(node) {
+            self.core.leader_left.notify_one();
+        }
+    }
+
     fn call(&self, node: u64, body: Bytes) -> ServiceFuture<Result<Bytes, ServiceError>> {
         let (core, incoming) = (Arc::clone(&self.core), Arc::clone(&self.incoming));
         Box::pin(async move {

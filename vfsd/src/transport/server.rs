@@ -57,6 +57,9 @@ pub trait Service: Send + Sync + 'static {
     /// The reason as text.
     fn admit(&self, node: u64) -> Result<(), String>;
 
+    /// A connection of a member has ended.
+    fn left(&self, node: u64);
+
     /// Answers a member.
     fn call(&self, node: u64, body: Bytes) -> ServiceFuture<Result<Bytes, ServiceError>>;
 
@@ -150,7 +153,9 @@ async fn serve(
         return Ok(());
     };
     drop(seat);
-    answer_requests(stream, Peer::Member(node), service, &mut void).await
+    let ended = answer_requests(stream, Peer::Member(node), service, &mut void).await;
+    service.left(node);
+    ended
 }
 
 /// Finds out who the peer is. Whoever is no member is answered here, within a time, and is then gone.

@@ -11,7 +11,7 @@ use crate::consensus::cluster::change_steps::{Stop, check_level, not_yet, refuse
 use crate::consensus::core::Core;
 use crate::consensus::wire::{AuthorityRequest, AuthorityView, Reply, Request};
 use crate::limits::{
-    AUTHORITY_ASK_MAX, AUTHORITY_CHECK_EVERY, LEADER_RETRY_EVERY, MEMBER_CHANGE_TIMEOUT,
+    AUTHORITY_ASK_MAX, AUTHORITY_CHECK_BEATS, LEADER_RETRY_EVERY, MEMBER_CHANGE_TIMEOUT,
 };
 use crate::state_machine::command::{AuthorityStep, Command, Member, NextAuthority};
 use crate::state_machine::level::Level;
@@ -128,6 +128,7 @@ async fn hand_key(
 /// Runs until it is dropped: this node follows the state, and as leader brings the others along.
 pub async fn run(core: Arc<Core>) {
     let from = core.log.committed().map_or(0, |position| position.index);
+    let mut beats = core.beat.every(AUTHORITY_CHECK_BEATS);
     loop {
         let state = core.state();
         if state.applied().0 >= from
@@ -140,7 +141,7 @@ pub async fn run(core: Arc<Core>) {
         {
             advance(&core, term, next).await;
         }
-        tokio::time::sleep(AUTHORITY_CHECK_EVERY).await;
+        beats.next().await;
     }
 }
 

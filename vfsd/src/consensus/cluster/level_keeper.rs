@@ -7,15 +7,15 @@
 use std::sync::Arc;
 
 use crate::consensus::core::Core;
-use crate::limits::LEVEL_CHECK_EVERY;
+use crate::limits::LEVEL_CHECK_BEATS;
 use crate::state_machine::command::Command;
 use crate::state_machine::level::Level;
 
 /// Runs until it is dropped; does nothing while this node does not lead.
 pub async fn run(core: Arc<Core>) {
-    let mut tick = tokio::time::interval(LEVEL_CHECK_EVERY);
+    let mut beats = core.beat.every(LEVEL_CHECK_BEATS);
     loop {
-        tick.tick().await;
+        beats.next().await;
         if core.state().level() >= Level::KNOWN || core.leading_term().is_none() {
             continue;
         }

@@ -13,3 +13,4 @@ pub mod peers;
 pub mod peers_file;
 pub mod quorum;
 pub mod status;
+pub mod succession;

@@ -3,7 +3,7 @@
 //! Invariant: what is published changes only when the answer changes, so a waiter wakes once. Not here: electing a
 //! leader; this only watches.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -94,6 +94,11 @@ impl QuorumWatch {
         if quorum && !self.has() {
             self.publish(true, Vec::new(), String::new());
         }
+    }
+
+    /// For how long the leader has given no sign of life, if one was ever heard.
+    pub fn silence(&self) -> Option<Duration> {
+        self.contact.lock().map(|contact| contact.at.elapsed())
     }
 
     /// A majority was in contact at `at`, as this node learned from a leader or as leader.

@@ -16,7 +16,7 @@ use crate::consensus::core::Core;
 use crate::consensus::proposals::barrier::Barriers;
 use crate::consensus::raft::types::TypeConfig;
 use crate::fs::proposer::NodeStatus;
-use crate::limits::{QUORUM_CHECK_EVERY, QUORUM_SILENCE_MAX};
+use crate::limits::QUORUM_SILENCE_MAX;
 use crate::state_machine::ids::{LogIndex, NodeId};
 
 /// See the module.
@@ -66,11 +66,12 @@ impl StatusBoard {
     pub async fn run(self: Arc<Self>) {
         // Only what concerns the leadership wakes it at once; the positions of the log change with every entry.
         let mut metrics = self.core.raft.server_metrics();
+        let mut beats = self.core.beat.every(1);
         loop {
             self.refresh();
             tokio::select! {
                 changed = metrics.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(QUORUM_CHECK_EVERY) => {}
+                () = beats.next() => {}
             }
         }
     }

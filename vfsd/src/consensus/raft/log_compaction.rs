@@ -11,16 +11,16 @@ use openraft::errors::Fatal;
 use crate::consensus::core::Core;
 use crate::consensus::raft::snapshot_store::SnapshotStore;
 use crate::consensus::raft::types::TypeConfig;
-use crate::limits::{LOG_BYTES_KEPT, SNAPSHOT_CHECK_EVERY, SNAPSHOT_DUE_BYTES};
+use crate::limits::{LOG_BYTES_KEPT, SNAPSHOT_CHECK_BEATS, SNAPSHOT_DUE_BYTES};
 
 /// Runs until it is dropped.
 pub async fn run(core: Arc<Core>) {
     let mut known = core.metrics().snapshot;
     let uncovered = known.map_or(u64::MAX, |covered| core.log.bytes_above(covered.index));
     let mut counted_from = core.log.appended_bytes().saturating_sub(uncovered);
-    let mut tick = tokio::time::interval(SNAPSHOT_CHECK_EVERY);
+    let mut beats = core.beat.every(SNAPSHOT_CHECK_BEATS);
     loop {
-        tick.tick().await;
+        beats.next().await;
         let snapshot = core.metrics().snapshot;
         let appended = core.log.appended_bytes();
         if snapshot != known {

@@ -7,15 +7,13 @@ use std::sync::Arc;
 
 use crate::clock;
 use crate::consensus::core::Core;
-use crate::limits::LEASE_CHECK_EVERY;
 use crate::state_machine::command::Command;
 
 /// Runs until it is dropped; does nothing while this node does not lead.
 pub async fn run(core: Arc<Core>) {
-    let mut tick = tokio::time::interval(LEASE_CHECK_EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut beats = core.beat.every(1);
     loop {
-        tick.tick().await;
+        beats.next().await;
         let Some(term) = core.leading_term() else {
             continue;
         };

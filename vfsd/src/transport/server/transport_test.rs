@@ -15,7 +15,11 @@ const WAIT: Duration = Duration::from_secs(5);
 /// More than there is room for members.
 const CROWD: usize = CONNECTIONS_MAX + 44;
 
-struct Echo;
+/// Answers, and notes whose connections have ended.
+#[derive(Default)]
+struct Echo {
+    left: tokio::sync::watch::Sender<Vec<u64>>,
+}
 
 impl Service for Echo {
     fn admit(&self, node: u64) -> Result<(), String> {
@@ -24,6 +28,10 @@ impl Service for Echo {
         } else {
             Ok(())
         }
+    }
+
+    fn left(&self, node: u64) {
+        self.left.send_modify(|left| left.push(node));
     }
 
     fn call(&self, node: u64, body: Bytes) -> ServiceFuture<Result<Bytes, ServiceError>> {
@@ -48,7 +56,11 @@ fn settings(ca: &ClusterCa, node: u64) -> TlsSettings {
 }
 
 async fn server(ca: &ClusterCa) -> Server {
-    Server::start("127.0.0.1:0", LiveTls::new(settings(ca, 1)), Arc::new(Echo))
+    serving(ca, Arc::default()).await
+}
+
+async fn serving(ca: &ClusterCa, echo: Arc<Echo>) -> Server {
+    Server::start("127.0.0.1:0", LiveTls::new(settings(ca, 1)), echo)
         .await
         .unwrap()
 }
@@ -67,6 +79,22 @@ async fn a_member_is_known_by_its_certificate() {
     )
     .await;
     assert!(answers.into_iter().all(|answer| answer.unwrap() == "2:hi"));
+}
+
+#[tokio::test]
+async fn the_end_of_a_members_connection_is_told_and_a_strangers_is_not() {
+    let ca = ClusterCa::generate("a").unwrap();
+    let echo = Arc::<Echo>::default();
+    let mut left = echo.left.subscribe();
+    let server = serving(&ca, Arc::clone(&echo)).await;
+    drop(TcpStream::connect(server.address()).await.unwrap());
+    let channel = channel(&server, settings(&ca, 2), 1);
+    channel.call(Bytes::new(), WAIT).await.unwrap();
+    assert!(left.borrow_and_update().is_empty());
+    drop(channel);
+    let told = tokio::time::timeout(WAIT, left.changed()).await;
+    told.unwrap().unwrap();
+    assert_eq!(*left.borrow(), [2]);
 }
 
 #[tokio::test]
@@ -176,7 +204,7 @@ async fn an_authority_can_be_changed_while_connections_are_open() {
         ClusterCa::generate("a").unwrap(),
     );
     let tls = LiveTls::new(settings(&old, 1));
-    let server = Server::start("127.0.0.1:0", Arc::clone(&tls), Arc::new(Echo));
+    let server = Server::start("127.0.0.1:0", Arc::clone(&tls), Arc::<Echo>::default());
     let server = server.await.unwrap();
     let settings_of = |ca, node, also| TlsSettings::new(&identity_of(ca, node, also)).unwrap();
     let former = channel(&server, settings_of(&old, 2, Some(&new)), 1);
@@ -208,7 +236,13 @@ async fn a_connection_is_made_anew_after_the_server_restarted() {
     drop(first);
     let deadline = tokio::time::Instant::now() + WAIT;
     let _second = loop {
-        match Server::start(&address, LiveTls::new(settings(&ca, 1)), Arc::new(Echo)).await {
+        match Server::start(
+            &address,
+            LiveTls::new(settings(&ca, 1)),
+            Arc::<Echo>::default(),
+        )
+        .await
+        {
             Ok(server) => break server,
             Err(error) => assert!(tokio::time::Instant::now() < deadline, "{error}"),
         }
