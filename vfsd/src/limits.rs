@@ -119,8 +119,8 @@ pub const ELECTION_TIMEOUT_MIN: Duration = Duration::from_millis(300);
 pub const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(500);
 /// A leader that is silent for longer may have to be replaced: one sign of life is overdue, and its lease still lasts.
 pub const LEADER_SILENCE_MAX: Duration = Duration::from_millis(300);
-/// When a leader's daemon is gone, its followers ask for votes one after the other, this long apart: an election is over
-/// by then.
+/// When a leader's daemon is gone, its followers ask for votes one after the other, this long apart: an election is
+/// over by then.
 pub const SUCCESSION_STEP: Duration = Duration::from_millis(50);
 /// How often each asks before it leaves the rest to the timer: the lease of the others may end a sign of life later.
 pub const SUCCESSION_TRIES: usize = 3;

@@ -1,7 +1,7 @@
 //! One clock for all that a member looks at now and then.
 //!
-//! What an idle member costs is its wake-ups. Looks that have a timer each wake it a dozen times in a tenth of a second;
-//! those that share one wake it once. Not here: what is urgent, which wakes its task by itself.
+//! What an idle member costs is its wake-ups. Looks that have a timer each wake it a dozen times in a tenth of a
+//! second; those that share one wake it once. Not here: what is urgent, which wakes its task by itself.
 
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};

@@ -1,13 +1,12 @@
 //! When this node stands for election, when it shows as leader that it lives, and that both cost little.
 //!
-//! Raft's own timer fires five times between two signs of life, to find out each time that nothing is due. Here it rests
-//! while there is a leader: a leader gives its signs by the beat, and a follower sets the timer going once the leader is
-//! silent for longer than it may be. The timer then decides as ever, by the time of the last sign.
+//! Raft's own timer fires five times between two signs of life, to find out each time that nothing is due. Here it
+//! rests while there is a leader: a leader gives its signs by the beat, and a follower sets the timer going once the
+//! leader is silent for longer than it may be. The timer then decides as ever, by the time of the last sign.
 //!
-//! A leader whose daemon is gone need not be waited for any longer than its lease: its machine closes the connection and
-//! refuses the next one. Invariant: to judge so wrongly costs nothing, since what follows is a question to the others
-//! (pre-vote), which each answers by the lease that it knows of.
-
+//! A leader whose daemon is gone need not be waited for any longer than its lease: its machine closes the connection
+//! and refuses the next one. Invariant: to judge so wrongly costs nothing, since what follows is a question to the
+//! others (pre-vote), which each answers by the lease that it knows of.
 use std::sync::Arc;
 
 use openraft::ServerState;
