@@ -7,6 +7,7 @@
 //! A leader whose daemon is gone need not be waited for any longer than its lease: its machine closes the connection
 //! and refuses the next one. Invariant: to judge so wrongly costs nothing, since what follows is a question to the
 //! others (pre-vote), which each answers by the lease that it knows of.
+
 use std::sync::Arc;
 
 use openraft::ServerState;
