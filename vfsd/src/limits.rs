@@ -111,12 +111,13 @@ pub const CONNECTION_SILENCE_MAX: Duration = Duration::from_secs(1);
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(200);
 /// The same in beats.
 pub const HEARTBEAT_BEATS: u64 = 2;
-/// A leader's lease is the maximum; a follower that hears nothing for a time between the two, at random, after the end
-/// of the lease stands for election. So a leader that falls silent is replaced within about a second, one whose daemon
-/// is gone at the end of its lease, and one that stalls for three signs of life keeps its place.
+/// A leader's lease is the maximum, and one that is not answered for as long falls silent by itself; a follower that
+/// hears nothing for a time between the two, at random, after the end of the lease stands for election. So a leader
+/// that falls silent is replaced within about a second, one whose daemon is gone at the end of its lease, and one that
+/// stalls for three signs of life keeps its place.
 pub const ELECTION_TIMEOUT_MIN: Duration = Duration::from_millis(300);
 /// See [`ELECTION_TIMEOUT_MIN`].
-pub const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(500);
+pub const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(600);
 /// A leader that is silent for longer may have to be replaced: one sign of life is overdue, and its lease still lasts.
 pub const LEADER_SILENCE_MAX: Duration = Duration::from_millis(300);
 /// When a leader's daemon is gone, its followers ask for votes one after the other, this long apart: an election is

@@ -16,7 +16,7 @@ use vfsd::cli::setup::{self, NewMember};
 use vfsd::config::NodeConfig;
 use vfsd::consensus::cluster::peers::{Peers, Purpose};
 use vfsd::consensus::cluster::peers_file;
-use vfsd::consensus::core::AskError;
+use vfsd::consensus::leader_link::AskError;
 use vfsd::consensus::node::Node;
 use vfsd::consensus::wire::{Append, Ballot, ClusterChange, Reply, Request};
 use vfsd::daemon::node_settings;
@@ -163,7 +163,7 @@ impl Member {
     /// Creates a file at the root that is large enough to be kept by digest.
     fn create_large(&self, name: &str) {
         self.create(name).unwrap();
-        let state = self.node().core().state();
+        let state = self.node().core().view.state();
         let inode = state.tree().lookup(InodeNo::ROOT, name.as_bytes()).unwrap();
         let content = || ContentUpdate::Append {
             truncate: false,
@@ -184,9 +184,9 @@ impl Member {
     /// Takes a snapshot of everything applied here.
     fn take_snapshot(&self) {
         let (core, applied) = (self.node().core(), self.applied());
-        self.block_on(core.raft.trigger().snapshot()).unwrap();
+        self.block_on(core.view.raft.trigger().snapshot()).unwrap();
         wait_until("the snapshot", || {
-            let covered = core.metrics().snapshot;
+            let covered = core.view.metrics().snapshot;
             covered.is_some_and(|id| id.index >= applied)
         });
     }
@@ -206,7 +206,7 @@ impl Member {
 
     /// Makes a lock directory below `/lk`.
     fn make_lock(&self, name: &str) -> Result<(), FsError> {
-        let state = self.node().core().state();
+        let state = self.node().core().view.state();
         let parent = state.tree().resolve("lk").unwrap();
         self.propose(|| {
             Command::Mkdir(Mkdir {
@@ -221,7 +221,10 @@ impl Member {
 
     fn change(&self, change: ClusterChange) -> Result<String, String> {
         let core = self.node().core();
-        let asked = self.block_on(core.ask_leader_until(LONG, || Request::Change(change.clone())));
+        let asked = self.block_on(
+            core.link
+                .ask_leader_until(LONG, || Request::Change(change.clone())),
+        );
         match asked {
             Ok(Reply::Changed(changed)) => changed.map_err(|refusal| refusal.message),
             Ok(other) => panic!("{other:?}"),
@@ -265,12 +268,12 @@ impl Member {
 
     /// Asks another member for something, as this one.
     fn ask(&self, other: &Self, request: Request<'_>) -> Result<Reply, AskError> {
-        let (core, node) = (self.node().core(), other.node().core().id);
-        self.block_on(core.ask(node, &other.listen, request, LONG))
+        let (core, node) = (self.node().core(), other.node().core().view.id);
+        self.block_on(core.link.ask(node, &other.listen, request, LONG))
     }
 
     fn applied(&self) -> u64 {
-        self.node().core().state().applied().0
+        self.node().core().view.state().applied().0
     }
 
     fn is_leader(&self) -> bool {
@@ -323,7 +326,7 @@ fn wait_for_equal_digests(members: &[&Member]) {
     wait_until("equal states", || {
         let states: Vec<_> = members
             .iter()
-            .map(|member| member.node().core().state())
+            .map(|member| member.node().core().view.state())
             .collect();
         let same_index = states
             .windows(2)
@@ -362,6 +365,7 @@ fn a_leader_whose_daemon_is_gone_is_followed_without_a_timeout() {
         members[other]
             .node()
             .core()
+            .view
             .raft
             .runtime_config()
             .elect(false);
@@ -557,10 +561,13 @@ fn a_node_that_was_away_for_long_gets_a_snapshot() {
     let applied = members[leader].applied();
     members[leader].take_snapshot();
     members[leader]
-        .block_on(core.raft.trigger().purge_log(applied))
+        .block_on(core.view.raft.trigger().purge_log(applied))
         .unwrap();
     wait_until("the purge", || {
-        core.metrics().purged.is_some_and(|id| id.index >= applied)
+        core.view
+            .metrics()
+            .purged
+            .is_some_and(|id| id.index >= applied)
     });
     members[away].start();
     wait_for_equal_digests(&[&members[0], &members[1], &members[2]]);
@@ -588,7 +595,7 @@ fn a_stopping_leader_hands_over_and_a_barrier_sees_what_was_committed_elsewhere(
     let index = follower
         .block_on(follower.node().proposer().barrier())
         .unwrap();
-    let state = follower.node().core().state();
+    let state = follower.node().core().view.state();
     assert!(state.applied() >= index);
     assert!(state.tree().lookup(InodeNo::ROOT, b"seen by all").is_ok());
     members[leader].stop();
@@ -628,7 +635,7 @@ fn a_node_that_lost_its_log_rejoins_with_a_new_id() {
         .iter()
         .position(|member| !member.is_leader())
         .unwrap();
-    let old_id = members[lost].node().core().id;
+    let old_id = members[lost].node().core().view.id;
     members[lost].create("before the loss").unwrap();
     members[lost].stop();
     let log = members[lost].data().join("log");
@@ -673,7 +680,7 @@ fn a_lock_ends_with_the_session_of_a_node_that_died() {
 fn a_removed_leader_is_refused_and_its_id_is_not_used_again() {
     let members = three();
     let leader = leader_of(&members);
-    let removed = members[leader].node().core().id;
+    let removed = members[leader].node().core().view.id;
     let name = members[leader].name;
     let other = &members[(leader + 1) % 3];
     other
@@ -762,7 +769,7 @@ fn a_join_that_cannot_be_fulfilled_uses_up_no_token() {
     };
     let refused = enrol(&members[1], &token, &broken).unwrap_err().to_string();
     assert!(refused.contains("signing request"), "{refused}");
-    let state = members[0].node().core().state();
+    let state = members[0].node().core().view.state();
     assert!(state.members().all(|member| member.name != "n4"));
     joining.join(&members[1], &token).unwrap();
 }
@@ -782,7 +789,8 @@ fn two_promotions_at_once_are_made_one_after_the_other() {
     let core = first.node().core();
     let promote = |name: &str| {
         let change = ClusterChange::Promote { name: name.into() };
-        core.ask_leader_until(LONG, move || Request::Change(change.clone()))
+        core.link
+            .ask_leader_until(LONG, move || Request::Change(change.clone()))
     };
     let (two, three) = first.block_on(async { tokio::join!(promote("n2"), promote("n3")) });
     for promoted in [two, three] {
@@ -791,7 +799,7 @@ fn two_promotions_at_once_are_made_one_after_the_other() {
             "{promoted:?}"
         );
     }
-    assert_eq!(core.metrics().membership_config.voter_ids().count(), 3);
+    assert_eq!(core.view.metrics().membership_config.voter_ids().count(), 3);
 }
 
 /// The node asks by its old certificate until it has an answer; the first one may have been lost.
@@ -802,7 +810,7 @@ fn a_rejoin_that_is_asked_again_gives_the_same_new_id() {
         .iter()
         .position(|member| !member.is_leader())
         .unwrap();
-    let old = members[lost].node().core().id;
+    let old = members[lost].node().core().view.id;
     members[lost].stop();
     let change = ClusterChange::Rejoin {
         address: members[lost].listen.clone(),
@@ -814,7 +822,7 @@ fn a_rejoin_that_is_asked_again_gives_the_same_new_id() {
     let ask = |member: &Member, change: &ClusterChange| {
         // A connection of its own for each request: none of them sees the end of another.
         let peers = Peers::new(Arc::clone(&tls));
-        let node = member.node().core().id;
+        let node = member.node().core().view.id;
         let channel = peers.channel(node, &member.listen, Purpose::Control);
         let request = Request::Change(change.clone()).encode();
         let answer = member.block_on(channel.call(request, LONG));
@@ -859,7 +867,7 @@ fn the_members_addresses_are_on_disk_from_the_first_membership_on() {
     };
     let both: BTreeSet<String> = [first.listen.clone(), second.listen.clone()].into();
     wait_until("n2 to know both", || known(&second) == both);
-    let state = first.node().core().state();
+    let state = first.node().core().view.state();
     assert_eq!(state.members().count(), 2);
     first.stop();
     assert_eq!(known(&first), both);
@@ -902,7 +910,7 @@ fn a_change_goes_on_when_nobody_waits_for_it_any_more() {
     let leader = leader_of(&members);
     let asking = (leader + 1) % 3;
     let (node, address) = (
-        members[leader].node().core().id,
+        members[leader].node().core().view.id,
         members[leader].listen.clone(),
     );
     // Another change is under way, so this one waits for its turn.
@@ -911,7 +919,9 @@ fn a_change_goes_on_when_nobody_waits_for_it_any_more() {
     let begun = members[asking].block_on(async {
         let promote = ClusterChange::Promote { name: "n4".into() };
         let core = members[asking].node().core();
-        let asked = core.ask(node, &address, Request::Change(promote), LONG);
+        let asked = core
+            .link
+            .ask(node, &address, Request::Change(promote), LONG);
         tokio::time::timeout(Duration::from_millis(500), asked).await
     });
     assert!(begun.is_err(), "{begun:?}");
@@ -919,7 +929,7 @@ fn a_change_goes_on_when_nobody_waits_for_it_any_more() {
     drop(turn);
     wait_until("n4 to be a voter", || {
         let core = members[leader].node().core();
-        core.is_voter(learner.node().core().id)
+        core.view.is_voter(learner.node().core().view.id)
     });
 }
 
@@ -948,9 +958,9 @@ fn after_a_change_of_the_authority_the_old_key_opens_nothing() {
     };
     let (old, key) = authority(&members[0]);
     let copied = identity::ClusterCa::from_parts(old.clone(), &key.unwrap()).unwrap();
-    let (node, address) = (members[0].node().core().id, members[0].listen.clone());
+    let (node, address) = (members[0].node().core().view.id, members[0].listen.clone());
     let impostor = |server: &CertificateDer<'static>| {
-        let other = members[1].node().core().id;
+        let other = members[1].node().core().view.id;
         let peers = Peers::new(forged(&copied, other, server));
         let channel = peers.channel(node, &address, Purpose::Control);
         members[0].block_on(channel.call(Request::Overview.encode(), LONG))
@@ -1011,7 +1021,10 @@ fn a_change_of_the_authority_waits_for_a_member_and_outlives_its_leader() {
         let from = core.authority.digest();
         let rotate = Request::Change(ClusterChange::RotateAuthority { from });
         // Nobody waits for it to the end.
-        let asked = core.ask_leader(rotate, Duration::from_millis(500)).await;
+        let asked = core
+            .link
+            .ask_leader(rotate, Duration::from_millis(500))
+            .await;
         assert!(asked.is_err(), "{asked:?}");
     });
     wait_until("the leader to name who is away", || {
@@ -1045,8 +1058,8 @@ fn a_member_that_joined_as_reader_changes_nothing_of_the_cluster() {
     reader.join(&members[0], &token).unwrap();
     reader.start();
     wait_until("the reader to know the members", || {
-        let state = reader.node().core().state();
-        state.member(NodeId(reader.node().core().id)).is_some()
+        let state = reader.node().core().view.state();
+        state.member(NodeId(reader.node().core().view.id)).is_some()
     });
     let leader = &members[leader_of(&members)];
     let token = JoinToken {
@@ -1086,7 +1099,7 @@ fn a_member_that_joined_as_reader_changes_nothing_of_the_cluster() {
     let is_refused =
         matches!(&broken, Err(ProposeError::Refused(reason)) if reason.contains("reader"));
     assert!(is_refused, "it is no lost quorum: {broken:?}");
-    let state = leader.node().core().state();
+    let state = leader.node().core().view.state();
     let held = state
         .locks()
         .of(inode)
@@ -1102,8 +1115,8 @@ fn leads_and_votes_for_nobody(reader: &Member, leader: &Member) {
         assert!(matches!(asked, Err(AskError::Refused(_))), "{asked:?}");
     };
     refused(Request::TakeAuthority(key.to_string()));
-    let term = leader.node().core().metrics().current_term;
-    for node in [reader.node().core().id, leader.node().core().id] {
+    let term = leader.node().core().view.metrics().current_term;
+    for node in [reader.node().core().view.id, leader.node().core().view.id] {
         let vote = Vote {
             term: u64::MAX,
             node,
@@ -1127,7 +1140,7 @@ fn leads_and_votes_for_nobody(reader: &Member, leader: &Member) {
             quorum: true,
         }));
     }
-    assert_eq!(leader.node().core().metrics().current_term, term);
+    assert_eq!(leader.node().core().view.metrics().current_term, term);
 }
 
 /// Whoever sends it: a key that does not sign what the members trust would make the authority useless.

@@ -113,6 +113,7 @@ async fn change(node: &Node, change: ClusterChange) -> anyhow::Result<()> {
     let until = Duration::from_secs(30);
     let reply = node
         .core()
+        .link
         .ask_leader_until(until, || Request::Change(change.clone()))
         .await;
     reply.map(drop).map_err(|error| anyhow::anyhow!("{error}"))

@@ -13,7 +13,11 @@ use crate::limits::CONNECT_TIMEOUT;
 pub(super) async fn status(node: &Arc<Node>) -> StatusReport {
     let core = node.core();
     let known = node.status().current();
-    let overview = match core.ask_leader(Request::Overview, CONNECT_TIMEOUT).await {
+    let overview = match core
+        .link
+        .ask_leader(Request::Overview, CONNECT_TIMEOUT)
+        .await
+    {
         Ok(Reply::Overview(members)) => members,
         Ok(_) | Err(_) => Vec::new(),
     };
@@ -21,9 +25,9 @@ pub(super) async fn status(node: &Arc<Node>) -> StatusReport {
         .into_iter()
         .map(|member| (member.id, member))
         .collect();
-    let metrics = core.metrics();
+    let metrics = core.view.metrics();
     let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
-    let state = core.state();
+    let state = core.view.state();
     let members = state.members().map(|member| {
         let id = member.node.0;
         let health = health.get(&id);

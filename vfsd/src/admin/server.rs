@@ -19,7 +19,7 @@ use tokio_util::codec::{FramedRead, LinesCodec};
 use super::protocol::{AdminReply, AdminRequest};
 use super::report;
 use crate::clock;
-use crate::consensus::core::AskError;
+use crate::consensus::leader_link::AskError;
 use crate::consensus::node::Node;
 use crate::consensus::wire::{ClusterChange, Reply, Request};
 use crate::fs::proposer::Proposal;
@@ -164,7 +164,7 @@ impl Desk {
     }
 
     async fn digest(&self) -> Answer {
-        let state = self.node.core().state();
+        let state = self.node.core().view.state();
         let applied = state.applied().0;
         let digest = tokio::task::spawn_blocking(move || state.digest()).await;
         let digest = digest.map_err(|_| Refusal::new("the digest could not be made", ""))?;
@@ -185,6 +185,7 @@ impl Desk {
         let asked = self
             .node
             .core()
+            .link
             .ask_leader_until(MEMBER_CHANGE_TIMEOUT, || Request::Change(change.clone()))
             .await?;
         match asked {
@@ -209,7 +210,7 @@ impl Desk {
             .strip_prefix(&self.mount)
             .unwrap_or(Path::new(path));
         let within = within.to_string_lossy().trim_start_matches('/').to_owned();
-        let state = self.node.core().state();
+        let state = self.node.core().view.state();
         let inode = state.tree().resolve(&within).ok_or_else(|| {
             Refusal::new(
                 format!("there is no {path}"),

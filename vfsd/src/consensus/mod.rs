@@ -5,10 +5,13 @@
 pub mod beat;
 pub mod cluster;
 pub mod core;
+pub mod leader_link;
 pub mod node;
 pub mod permissions;
 pub mod proposals;
 pub mod raft;
 pub mod request_handler;
 pub mod sessions;
+pub mod view;
 pub mod wire;
+pub mod writer;

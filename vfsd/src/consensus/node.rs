@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use futures_util::FutureExt;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::{Config, ServerState, SnapshotPolicy};
+use openraft::{Config, SnapshotPolicy};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::consensus::cluster::authority::Authority;
 use crate::consensus::cluster::authority_change;
 use crate::consensus::cluster::confirmation::Confirmation;
+use crate::consensus::cluster::hand_over::hand_over;
 use crate::consensus::cluster::level_keeper;
 use crate::consensus::cluster::lineage_watch;
 use crate::consensus::cluster::peers::{Dialer, Peers, TlsDialer};
@@ -28,6 +29,7 @@ use crate::consensus::cluster::quorum::QuorumWatch;
 use crate::consensus::cluster::status::StatusBoard;
 use crate::consensus::cluster::succession;
 use crate::consensus::core::Core;
+use crate::consensus::leader_link::LeaderLink;
 use crate::consensus::proposals::barrier::Barriers;
 use crate::consensus::proposals::proposer::{RaftProposer, tell_of_abandoned};
 use crate::consensus::proposals::request_numbers::RequestNumbers;
@@ -37,16 +39,17 @@ use crate::consensus::raft::network::Network;
 use crate::consensus::raft::snapshot_store::SnapshotStore;
 use crate::consensus::raft::state_machine::{Published, RaftStateMachine};
 use crate::consensus::raft::types::Raft;
-use crate::consensus::request_handler::RequestHandler;
+use crate::consensus::request_handler::{OwnRequests, RequestHandler};
 use crate::consensus::sessions::cell::SessionCell;
 use crate::consensus::sessions::keeper::SessionKeeper;
 use crate::consensus::sessions::lease_keeper;
 use crate::consensus::sessions::lease_table::LeaseTable;
-use crate::consensus::sessions::stamp_clock::StampClock;
+use crate::consensus::view::View;
+use crate::consensus::writer::Writer;
 use crate::fs::proposer::{ChangeSink, Proposer};
 use crate::limits::{
-    ELECTION_TIMEOUT_MAX, ELECTION_TIMEOUT_MIN, HAND_OVER_TIMEOUT, HEARTBEAT_INTERVAL,
-    LOG_ENTRIES_KEPT, LOG_SEGMENT_BYTES, QUORUM_SILENCE_MAX, SNAPSHOT_TIMEOUT,
+    ELECTION_TIMEOUT_MAX, ELECTION_TIMEOUT_MIN, HEARTBEAT_INTERVAL, LOG_ENTRIES_KEPT,
+    LOG_SEGMENT_BYTES, SNAPSHOT_TIMEOUT,
 };
 use crate::storage::append_log::AppendLog;
 use crate::storage::disk::{Disk, RealDisk};
@@ -177,6 +180,8 @@ impl Node {
         let core = open_core(&settings, published, machine.disk, dialer, tls).await?;
         let peers_file = settings.peers_file.clone();
         let addresses = PeersKeeper::new(Arc::clone(&core), Arc::clone(&disk), peers_file);
+        core.link
+            .answer_with(Arc::new(OwnRequests(Arc::downgrade(&core))));
         let handler = Arc::new(RequestHandler::new(Arc::clone(&core)));
         let server = (machine.listen)(handler).await?;
         let mut parts = Parts::default();
@@ -226,7 +231,7 @@ impl Node {
 
     /// Whether the consensus loop answers within `timeout`.
     pub async fn is_alive(&self, timeout: Duration) -> bool {
-        let asked = self.core.raft.with_raft_state(|_| ());
+        let asked = self.core.view.raft.with_raft_state(|_| ());
         matches!(tokio::time::timeout(timeout, asked).await, Ok(Ok(())))
     }
 
@@ -243,13 +248,13 @@ impl Node {
 
     async fn raft_failed(&self) -> String {
         // The other metrics change with every tick; these end with Raft.
-        let mut changes = self.core.raft.server_metrics();
+        let mut changes = self.core.view.raft.server_metrics();
         loop {
-            if let Err(fatal) = self.core.metrics().running_state {
+            if let Err(fatal) = self.core.view.metrics().running_state {
                 return fatal.to_string();
             }
             if changes.changed().await.is_err() {
-                return match self.core.metrics().running_state {
+                return match self.core.view.metrics().running_state {
                     Err(fatal) => fatal.to_string(),
                     Ok(()) => "Raft has stopped".into(),
                 };
@@ -259,13 +264,13 @@ impl Node {
 
     /// Ends when this node's state was found to differ from that of the majority, with what to tell a person.
     pub async fn differs(&self) -> String {
-        self.core.published.lineages.found_to_differ().await
+        self.core.view.published.lineages.found_to_differ().await
     }
 
     /// Stops in order: no new proposals, leadership handed over, Raft, connections, log.
     pub async fn stop(&self) {
         self.core.stopping.cancel();
-        self.core.hand_over().await;
+        hand_over(&self.core.view, &self.core.link.peers).await;
         let running = self.running.lock().take();
         let Some((server, mut tasks)) = running else {
             return;
@@ -273,7 +278,7 @@ impl Node {
         tasks.shutdown().await;
         // The next command on this machine may be one that needs them.
         self.addresses.save_now();
-        if let Err(error) = self.core.raft.shutdown().await {
+        if let Err(error) = self.core.view.raft.shutdown().await {
             tracing::warn!(%error, "Raft did not stop in order");
         }
         drop(server);
@@ -307,19 +312,20 @@ async fn open_core(
         .context("cannot start Raft")?;
     let (dir, identity) = (settings.tls_dir.clone(), settings.identity.copy());
     let authority = Authority::open(dir, settings.id, identity, tls)?;
-    Ok(Arc::new(Core {
+    let view = Arc::new(View {
         id: settings.id,
         raft,
+        published,
+        confirmation: Confirmation::default(),
+    });
+    Ok(Arc::new(Core {
+        writer: Writer::new(Arc::clone(&view), Arc::clone(&log)),
+        link: LeaderLink::new(Arc::clone(&view), peers),
+        view,
         log,
         snapshots,
-        published,
-        peers,
         quorum,
-        leader: watch::Sender::new(None),
-        leader_left: tokio::sync::Notify::new(),
         beat: Arc::default(),
-        clock: StampClock::default(),
-        confirmation: Confirmation::default(),
         leases: LeaseTable::default(),
         session: SessionCell::default(),
         numbers: RequestNumbers::new(settings.incarnation),
@@ -364,39 +370,6 @@ fn raft_config(cluster: &str) -> anyhow::Result<Arc<Config>> {
         ..Config::default()
     };
     Ok(Arc::new(config.validate()?))
-}
-
-impl Core {
-    /// If this node leads and another voter is up to date: gives it the leadership and waits until it has it.
-    pub async fn hand_over(&self) {
-        let metrics = self.metrics();
-        if metrics.state != ServerState::Leader {
-            return;
-        }
-        let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
-        let recent = |id: &u64| {
-            let answered = self.peers.health(*id).answered;
-            answered.is_some_and(|at| at.elapsed() < QUORUM_SILENCE_MAX)
-        };
-        let matched = metrics.replication.unwrap_or_default();
-        let best = voters
-            .into_iter()
-            .filter(|id| *id != self.id && recent(id))
-            .max_by_key(|id| matched.get(id).copied().flatten());
-        let Some(best) = best else { return };
-        if self.raft.trigger().transfer_leader(best).await.is_err() {
-            return;
-        }
-        let moved = self
-            .raft
-            .wait(Some(HAND_OVER_TIMEOUT))
-            .metrics(|metrics| metrics.state != ServerState::Leader, "hand over")
-            .await;
-        match moved {
-            Ok(_) => tracing::info!(to = best, "handed the leadership over"),
-            Err(error) => tracing::warn!(%error, "nobody took the leadership over"),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! Not here: who may ask what (`permissions.rs`); changes of the cluster (`membership.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use openraft::raft::{
@@ -18,7 +18,8 @@ use crate::clock;
 use crate::consensus::cluster::authority_change;
 use crate::consensus::cluster::lineage_watch;
 use crate::consensus::cluster::membership;
-use crate::consensus::core::{Core, WriteError};
+use crate::consensus::core::Core;
+use crate::consensus::leader_link::{OwnAnswer, OwnAnswers};
 use crate::consensus::permissions::{self, Peer, Refusal, Standing};
 use crate::consensus::raft::entry_format::raft_entry;
 use crate::consensus::raft::incoming_snapshot::{IncomingSnapshot, Progress};
@@ -29,6 +30,7 @@ use crate::consensus::wire::{
     self, Append, AppendReply, Ballot, ChangeRefusal, ClusterChange, MemberHealth, Renewal, Reply,
     Request, SnapshotPart, Transfer, TransferReply, VoteReply,
 };
+use crate::consensus::writer::WriteError;
 use crate::limits::{QUORUM_SILENCE_MAX, WRITE_TIMEOUT};
 use crate::state_machine::blob::BlobDigest;
 use crate::state_machine::command::Entry;
@@ -58,7 +60,7 @@ impl RequestHandler {
 impl Service for RequestHandler {
     fn admit(&self, node: u64) -> Result<(), String> {
         if peer_of(&self.core, node).standing != Standing::Gone {
-            self.core.peers.heard(node);
+            self.core.link.peers.heard(node);
             Ok(())
         } else {
             Err(format!(
@@ -68,8 +70,8 @@ impl Service for RequestHandler {
     }
 
     fn left(&self, node: u64) {
-        if *self.core.leader.borrow() == Some(node) {
-            self.core.leader_left.notify_one();
+        if *self.core.link.leader.borrow() == Some(node) {
+            self.core.link.leader_left.notify_one();
         }
     }
 
@@ -96,6 +98,7 @@ impl Service for RequestHandler {
             let request: EnrolRequest = postcard::from_bytes(&body)
                 .map_err(|error| ServiceError::BadBytes(error.to_string()))?;
             let reply = core
+                .link
                 .ask_leader_until(WRITE_TIMEOUT, || Request::Enrol(request.clone()))
                 .await;
             let reply: EnrolReply = match reply {
@@ -115,21 +118,26 @@ impl Service for RequestHandler {
     }
 }
 
-/// Answers a request of this node to itself, by the same rules as one that comes over a connection.
-///
-/// # Errors
-/// Why the request is refused.
-pub async fn answer_own(core: &Arc<Core>, request: Request<'_>) -> Result<Reply, String> {
-    let peer = peer_of(core, core.id);
-    match permissions::check(&peer, &request) {
-        Ok(()) => dispatch(core, core.id, request).await,
-        Err(refusal) => refused(core, &peer, &request, refusal),
+/// Answers what this node asks of the leader while it leads itself: by the same table as anybody's request.
+pub struct OwnRequests(pub Weak<Core>);
+
+impl OwnAnswers for OwnRequests {
+    fn answer<'a>(&'a self, request: Request<'a>) -> OwnAnswer<'a> {
+        Box::pin(async move {
+            let core = self.0.upgrade().ok_or("this node is stopping")?;
+            let own = core.view.id;
+            let peer = peer_of(&core, own);
+            match permissions::check(&peer, &request) {
+                Ok(()) => dispatch(&core, own, request).await,
+                Err(refusal) => refused(&core, &peer, &request, refusal),
+            }
+        })
     }
 }
 
 /// What this node knows of `node`, whose certificate was checked.
 fn peer_of(core: &Core, node: u64) -> Peer {
-    let state = core.published.state.load();
+    let state = core.view.published.state.load();
     let standing = match state.member(NodeId(node)) {
         Some(member) => Standing::Member(member.grant),
         None if state.enrolment_after(NodeId(node)).is_some() => Standing::Replaced,
@@ -140,7 +148,7 @@ fn peer_of(core: &Core, node: u64) -> Peer {
     Peer {
         node: NodeId(node),
         standing,
-        is_voter: core.is_voter(node),
+        is_voter: core.view.is_voter(node),
     }
 }
 
@@ -165,7 +173,7 @@ fn refused(
             | Request::Authority(_)
     );
     // The table may lag behind on a node that does not lead; the leader's is complete.
-    if !is_raft && core.leading_term().is_none() {
+    if !is_raft && core.view.leading_term().is_none() {
         return Ok(Reply::NotLeader(None));
     }
     // One that this node has yet to hear of asks again.
@@ -193,7 +201,7 @@ async fn dispatch(core: &Arc<Core>, node: u64, request: Request<'_>) -> Result<R
             let entry = Entry::decode(bytes).map_err(|error| error.to_string())?;
             propose(core, node, entry).await
         }
-        Request::ReadIndex => Ok(match core.read_index().await {
+        Request::ReadIndex => Ok(match core.writer.read_index().await {
             Ok(index) => Reply::ReadIndex(index),
             Err(error) => write_failed(error),
         }),
@@ -235,7 +243,7 @@ fn write_failed(error: WriteError) -> Reply {
 pub async fn propose(core: &Arc<Core>, node: u64, mut entry: Entry) -> Result<Reply, String> {
     let peer = peer_of(core, node);
     let checked = permissions::check_proposal(&peer, &entry, |session| {
-        core.state().session(session).map(|found| found.node)
+        core.view.state().session(session).map(|found| found.node)
     });
     let grant = match (checked, peer.standing) {
         (Ok(()), Standing::Member(grant)) => grant,
@@ -246,7 +254,7 @@ pub async fn propose(core: &Arc<Core>, node: u64, mut entry: Entry) -> Result<Re
     };
     entry.author.node = NodeId(node);
     entry.author.grant = grant;
-    Ok(match core.write(entry).await {
+    Ok(match core.writer.write(entry).await {
         Ok((index, outcome)) => Reply::Proposed { index, outcome },
         Err(error @ WriteError::TooLong(_)) => return Err(error.to_string()),
         Err(error) => write_failed(error),
@@ -255,13 +263,14 @@ pub async fn propose(core: &Arc<Core>, node: u64, mut entry: Entry) -> Result<Re
 
 /// A renewal counts only while this node surely leads: it hears from a majority, and has applied what came before.
 fn renew(core: &Core, node: u64, session: SessionId) -> Reply {
-    let Some(term) = core.leading_term() else {
+    let Some(term) = core.view.leading_term() else {
         return Reply::NotLeader(None);
     };
-    if !core.is_confirmed() {
+    if !core.view.is_confirmed() {
         return Reply::NotReady("the leader does not hear from a majority".into());
     }
     let is_open = core
+        .view
         .state()
         .session(session)
         .is_some_and(|found| found.node == NodeId(node));
@@ -278,14 +287,14 @@ fn renew(core: &Core, node: u64, session: SessionId) -> Reply {
 }
 
 fn overview(core: &Core) -> Reply {
-    let metrics = core.metrics();
+    let metrics = core.view.metrics();
     let Some(matched) = &metrics.replication else {
         return Reply::NotLeader(metrics.current_leader);
     };
     let last = metrics.last_log_index.unwrap_or(0);
     let members = metrics.membership_config.nodes().map(|(&id, _)| {
-        let health = core.peers.health(id);
-        let is_own = id == core.id;
+        let health = core.link.peers.health(id);
+        let is_own = id == core.view.id;
         let matched = matched.get(&id).copied().flatten();
         let behind = matched.map(|id| last.saturating_sub(id.index));
         MemberHealth {
@@ -327,6 +336,7 @@ async fn answer_append(core: &Core, body: &Bytes, append: Append<'_>) -> Result<
         room.map_err(|error| error.to_string())?;
     }
     let response = core
+        .view
         .raft
         .append_entries(request)
         .await
@@ -354,9 +364,9 @@ async fn answer_vote(core: &Core, ballot: Ballot, pre: bool) -> Result<Reply, St
         leadership_transfer: ballot.transfer,
     };
     let answered = if pre {
-        core.raft.pre_vote(request).await
+        core.view.raft.pre_vote(request).await
     } else {
-        core.raft.vote(request).await
+        core.view.raft.vote(request).await
     };
     let response = answered.map_err(|error| error.to_string())?;
     Ok(Reply::Vote(VoteReply {
@@ -373,6 +383,7 @@ async fn answer_transfer(core: &Core, transfer: Transfer) -> Result<Reply, Strin
         transfer.last.map(types::log_id),
     );
     let answered = core
+        .view
         .raft
         .handle_transfer_leader(request)
         .await
@@ -426,6 +437,7 @@ async fn answer_snapshot(
         snapshot: image,
     };
     let response = core
+        .view
         .raft
         .install_full_snapshot(types::vote(part.vote), snapshot)
         .await

@@ -181,7 +181,7 @@ impl Member {
             let core = Arc::clone(running.node.core());
             core.stopping.cancel();
             // Nothing that it does still comes out: its disk and its ways are dead.
-            tokio::spawn(async move { drop(core.raft.shutdown().await) });
+            tokio::spawn(async move { drop(core.view.raft.shutdown().await) });
         }
         self.disk = match loss {
             Loss::Process => self.disk.after_kill(),

@@ -203,7 +203,7 @@ impl World {
                 std::panic::resume_unwind(error.into_panic());
             }
         }
-        member.disk.is_up() && running.node.core().metrics().running_state.is_ok()
+        member.disk.is_up() && running.node.core().view.metrics().running_state.is_ok()
     }
 
     /// Looks at every state that can be seen now.
@@ -214,7 +214,7 @@ impl World {
             if let Some(running) = &member.running {
                 checkers
                     .digests
-                    .check(member.id, &running.node.core().state());
+                    .check(member.id, &running.node.core().view.state());
             }
         }
     }
@@ -309,13 +309,13 @@ impl World {
         };
         let core = Arc::clone(running.node.core());
         trace::line(&format!("n{} takes a snapshot", index + 1));
-        if core.raft.trigger().snapshot().await.is_err() {
+        if core.view.raft.trigger().snapshot().await.is_err() {
             return;
         }
         self.wait(Duration::from_millis(200)).await;
-        if let Some(covered) = core.metrics().snapshot {
+        if let Some(covered) = core.view.metrics().snapshot {
             // Fails only when it has stopped.
-            drop(core.raft.trigger().purge_log(covered.index).await);
+            drop(core.view.raft.trigger().purge_log(covered.index).await);
         }
     }
 
@@ -396,7 +396,7 @@ impl World {
             self.look();
             let applied = self.members.iter().map(|member| {
                 let running = member.running.as_ref().unwrap();
-                running.node.core().state().applied()
+                running.node.core().view.state().applied()
             });
             let applied: Vec<_> = applied.collect();
             if applied.windows(2).all(|pair| pair[0] == pair[1]) {

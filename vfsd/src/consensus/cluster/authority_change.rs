@@ -24,7 +24,7 @@ pub(in crate::consensus) async fn rotate(core: &Arc<Core>, from: [u8; 32]) -> Re
         "the cluster has a new certificate authority; the old one and its tokens are void";
     let before = {
         let _turn = turn(core).await?;
-        let state = core.state();
+        let state = core.view.state();
         if state.authority().next.is_none() {
             if core.authority.digest() != from {
                 return Ok(DONE.into());
@@ -35,7 +35,7 @@ pub(in crate::consensus) async fn rotate(core: &Arc<Core>, from: [u8; 32]) -> Re
         state.authority().present.clone()
     };
     let is_done = || {
-        let state = core.state();
+        let state = core.view.state();
         let authority = state.authority();
         authority.next.is_none()
             && authority.present != before
@@ -43,7 +43,7 @@ pub(in crate::consensus) async fn rotate(core: &Arc<Core>, from: [u8; 32]) -> Re
     };
     let deadline = tokio::time::Instant::now() + MEMBER_CHANGE_TIMEOUT;
     while !is_done() {
-        if core.leading_term().is_none() {
+        if core.view.leading_term().is_none() {
             return Err(Stop::NotLeader);
         }
         if tokio::time::Instant::now() > deadline {
@@ -62,7 +62,7 @@ pub(in crate::consensus) async fn rotate(core: &Arc<Core>, from: [u8; 32]) -> Re
 
 /// While an authority is on its way in, no node gets a certificate or a key of the one that goes.
 pub(in crate::consensus) fn check_settled(core: &Core) -> Result<(), Stop> {
-    if core.state().authority().next.is_none() {
+    if core.view.state().authority().next.is_none() {
         return Ok(());
     }
     Err(not_yet(
@@ -76,7 +76,7 @@ pub(in crate::consensus) fn check_settled(core: &Core) -> Result<(), Stop> {
 
 /// Makes a new authority, gives its key to every voter, and has it trusted.
 async fn begin(core: &Arc<Core>) -> Result<(), Stop> {
-    let state = core.state();
+    let state = core.view.state();
     let made = core.authority.prepare_next(state.cluster());
     let (certificate, key) = made.map_err(|error| {
         refuse(
@@ -86,7 +86,7 @@ async fn begin(core: &Arc<Core>) -> Result<(), Stop> {
     })?;
     for member in state
         .members()
-        .filter(|member| core.is_voter(member.node.0))
+        .filter(|member| core.view.is_voter(member.node.0))
     {
         let handed = hand_key(core, member, &certificate, &key).await;
         handed.map_err(|reason| {
@@ -100,7 +100,7 @@ async fn begin(core: &Arc<Core>) -> Result<(), Stop> {
         })?;
     }
     let step = AuthorityStep::Trust(certificate);
-    match core.write_own(Command::Authority(step)).await?.1 {
+    match core.writer.write_own(Command::Authority(step)).await?.1 {
         Some(Ok(Done::Unit)) => Ok(()),
         other => Err(refuse(
             format!("the authority cannot be changed now: {other:?}"),
@@ -130,14 +130,14 @@ pub async fn run(core: Arc<Core>) {
     let from = core.log.committed().map_or(0, |position| position.index);
     let mut beats = core.beat.every(AUTHORITY_CHECK_BEATS);
     loop {
-        let state = core.state();
+        let state = core.view.state();
         if state.applied().0 >= from
             && let Err(error) = core.authority.follow(state.authority())
         {
             tracing::error!("cannot change the certificate authority here: {error:#}");
         }
         if let Some(next) = &state.authority().next
-            && let Some(term) = core.leading_term()
+            && let Some(term) = core.view.leading_term()
         {
             advance(&core, term, next).await;
         }
@@ -157,7 +157,7 @@ async fn advance(core: &Arc<Core>, term: u64, next: &NextAuthority) {
         return;
     }
     let mut lacking = Vec::new();
-    for member in core.state().members() {
+    for member in core.view.state().members() {
         if let Err(reason) = bring(core, member, next).await {
             lacking.push(format!("{}: {reason}", member.name));
         }
@@ -175,7 +175,11 @@ async fn advance(core: &Arc<Core>, term: u64, next: &NextAuthority) {
         ?step,
         "all members are ready for the next certificate authority"
     );
-    if let Err(error) = core.write_own_in_term(term, Command::Authority(step)).await {
+    if let Err(error) = core
+        .writer
+        .write_own_in_term(term, Command::Authority(step))
+        .await
+    {
         core.authority.note_waits_for(error.to_string());
     }
 }
@@ -192,7 +196,7 @@ async fn bring(core: &Arc<Core>, member: &Member, next: &NextAuthority) -> Resul
     }
     let key = core.authority.next_key_pem(&next.certificate);
     let key = key.ok_or("the leader has no key of the new one")?;
-    if core.is_voter(member.node.0) && view.holds != Some(digest) {
+    if core.view.is_voter(member.node.0) && view.holds != Some(digest) {
         hand_key(core, member, &next.certificate, &key).await?;
     }
     if !next.is_issuing || view.is_certified {
@@ -204,7 +208,7 @@ async fn bring(core: &Arc<Core>, member: &Member, next: &NextAuthority) -> Resul
 /// Gives `member` a certificate of the next authority, for the key that it was let in with.
 async fn certify(core: &Arc<Core>, member: &Member, view: &AuthorityView) -> Result<(), String> {
     let key = identity::requested_key(&view.request).map_err(|error| error.to_string())?;
-    let state = core.state();
+    let state = core.view.state();
     // A former voter could speak for others as long as the old authority is trusted.
     if state
         .enrolment(member.node)
@@ -227,11 +231,13 @@ async fn ask(
     member: &Member,
     request: AuthorityRequest,
 ) -> Result<Reply, String> {
-    if member.node.0 == core.id {
+    if member.node.0 == core.view.id {
         return answer(core, request);
     }
     let request = Request::Authority(request);
-    let asked = core.ask(member.node.0, &member.address, request, AUTHORITY_ASK_MAX);
+    let asked = core
+        .link
+        .ask(member.node.0, &member.address, request, AUTHORITY_ASK_MAX);
     asked.await.map_err(|error| error.to_string())
 }
 
@@ -248,7 +254,7 @@ pub(in crate::consensus) fn answer(
         AuthorityRequest::View => authority.view().map(Reply::AuthorityView),
         AuthorityRequest::TakeKey { certificate, key } => {
             let key = zeroize::Zeroizing::new(key);
-            let state = core.state();
+            let state = core.view.state();
             let next = state.authority().next.as_ref();
             if next.is_some_and(|next| next.is_issuing && next.certificate != certificate) {
                 return Err("another authority is on its way in".into());

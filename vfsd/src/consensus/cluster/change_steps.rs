@@ -13,10 +13,12 @@ use openraft::impls::BasicNode;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, timeout};
 
+use crate::consensus::cluster::hand_over::hand_over;
 use crate::consensus::cluster::quorum::QuorumState;
-use crate::consensus::core::{Core, WriteError};
+use crate::consensus::core::Core;
 use crate::consensus::raft::types::TypeConfig;
 use crate::consensus::wire::ChangeRefusal;
+use crate::consensus::writer::WriteError;
 use crate::limits::{
     CHANGE_TURN_MAX, LEADER_RETRY_EVERY, MEMBER_CHANGE_TIMEOUT, QUORUM_SILENCE_MAX,
 };
@@ -62,7 +64,7 @@ pub(in crate::consensus) fn not_yet(message: impl Into<String>, hint: impl Into<
 
 /// What counts from the level `needed` on is written in a way that earlier builds do not read.
 pub(in crate::consensus) fn check_level(core: &Core, needed: Level) -> Result<(), Stop> {
-    let level = core.state().level();
+    let level = core.view.state().level();
     if level >= needed {
         return Ok(());
     }
@@ -87,8 +89,8 @@ pub(in crate::consensus) async fn turn(core: &Core) -> Result<OwnedMutexGuard<()
     })?;
     // A leader that was elected a moment ago is confirmed by its first heartbeats.
     let deadline = Instant::now() + QUORUM_SILENCE_MAX;
-    while !core.is_confirmed() || !core.quorum.has() {
-        if core.leading_term().is_none() {
+    while !core.view.is_confirmed() || !core.quorum.has() {
+        if core.view.leading_term().is_none() {
             return Err(Stop::NotLeader);
         }
         if Instant::now() > deadline {
@@ -99,7 +101,7 @@ pub(in crate::consensus) async fn turn(core: &Core) -> Result<OwnedMutexGuard<()
         }
         tokio::time::sleep(LEADER_RETRY_EVERY).await;
     }
-    match core.leading_term() {
+    match core.view.leading_term() {
         Some(_) => Ok(turn),
         None => Err(Stop::NotLeader),
     }
@@ -113,7 +115,7 @@ pub(in crate::consensus) async fn change_raft(
     core: &Core,
     members: ChangeMembers<u64, BasicNode>,
 ) -> Result<(), Stop> {
-    let raft = core.raft.clone();
+    let raft = core.view.raft.clone();
     let changing = tokio::spawn(async move { raft.change_membership(members, false).await });
     let mut quorum = core.quorum.subscribe();
     tokio::select! {
@@ -135,10 +137,13 @@ pub(in crate::consensus) async fn add_learner(
     node: u64,
     address: &str,
 ) -> Result<(), Stop> {
-    if core.address_of(node).as_deref() == Some(address) {
+    if core.view.address_of(node).as_deref() == Some(address) {
         return Ok(());
     }
-    let added = core.raft.add_learner(node, BasicNode::new(address), false);
+    let added = core
+        .view
+        .raft
+        .add_learner(node, BasicNode::new(address), false);
     match timeout(MEMBER_CHANGE_TIMEOUT, added).await {
         Ok(added) => raft_changed(added.map(drop)),
         Err(_) => Err(unconfirmed(MEMBER_CHANGE_TIMEOUT)),
@@ -180,13 +185,13 @@ fn raft_changed(
 /// Takes a member out of Raft, so that it neither votes nor is sent the log any more.
 pub(in crate::consensus) async fn leave_raft(core: &Core, member: &Member) -> Result<(), Stop> {
     let node = member.node.0;
-    let metrics = core.metrics();
+    let metrics = core.view.metrics();
     let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
     if voters.contains(&node) {
         check_rest(core, &member.name, node, &voters).await?;
-        if node == core.id {
+        if node == core.view.id {
             // The one that takes over will be asked again and remove this node.
-            core.hand_over().await;
+            hand_over(&core.view, &core.link.peers).await;
             return Err(Stop::NotLeader);
         }
         change_raft(core, ChangeMembers::RemoveVoters(BTreeSet::from([node]))).await

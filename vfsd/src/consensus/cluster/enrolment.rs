@@ -39,7 +39,7 @@ pub(in crate::consensus) async fn admit(
     authority_change::check_settled(core)?;
     let digest = token::digest_of(&request.secret);
     // One that was let in already is told again what it did not hear; the table compares all that it says.
-    if core.state().enrolment_of_key(&newcomer.key).is_none() {
+    if core.view.state().enrolment_of_key(&newcomer.key).is_none() {
         check_level(core, Level::ENROLMENTS)?;
         check_token(core, &digest, &request)?;
         check_name_free(core, &request.name)?;
@@ -50,7 +50,7 @@ pub(in crate::consensus) async fn admit(
         token: digest,
         newcomer,
     };
-    match core.write_own(command).await?.1 {
+    match core.writer.write_own(command).await?.1 {
         Some(Ok(Done::Member(node))) => {
             welcome(core, node.0, &request.address, &request.signing_request).await
         }
@@ -80,7 +80,7 @@ pub(in crate::consensus) async fn rejoin(
     check_address(&address)?;
     let _turn = turn(core).await?;
     authority_change::check_settled(core)?;
-    let state = core.state();
+    let state = core.view.state();
     let former = NodeId(node);
     let member = match state.enrolment_after(former) {
         Some(enrolment) => state.member(enrolment.node),
@@ -109,7 +109,7 @@ pub(in crate::consensus) async fn rejoin(
         node: former,
         newcomer,
     };
-    match core.write_own(command).await?.1 {
+    match core.writer.write_own(command).await?.1 {
         Some(Ok(Done::Member(new))) => welcome(core, new.0, &address, &signing_request).await,
         Some(Err(FsError::AlreadyExists)) => Err(refuse(
             format!(
@@ -150,7 +150,7 @@ fn newcomer(
 
 /// Whether a certificate can be made, before anything is changed for it.
 fn check_signs(core: &Core, signing_request: &[u8]) -> Result<(), Stop> {
-    let signed = core.authority.sign(signing_request, core.id);
+    let signed = core.authority.sign(signing_request, core.view.id);
     signed.map(drop).map_err(|error| cannot_sign(&error))
 }
 
@@ -162,7 +162,7 @@ fn cannot_sign(error: &anyhow::Error) -> Stop {
 }
 
 fn check_name_free(core: &Core, name: &str) -> Result<(), Stop> {
-    let state = core.state();
+    let state = core.view.state();
     let Some(taken) = state.members().find(|member| member.name == name) else {
         return Ok(());
     };
@@ -175,7 +175,7 @@ fn check_name_free(core: &Core, name: &str) -> Result<(), Stop> {
 
 /// Whether one more learner has room, when `leaving` goes.
 fn check_room(core: &Core, leaving: Option<u64>) -> Result<(), Stop> {
-    let metrics = core.metrics();
+    let metrics = core.view.metrics();
     let membership = metrics.membership_config.membership();
     let staying = membership.learner_ids().filter(|id| Some(*id) != leaving);
     let learners = staying.count();
@@ -196,7 +196,7 @@ fn used_token() -> Stop {
 }
 
 fn check_token(core: &Core, digest: &[u8; 32], request: &EnrolRequest) -> Result<(), Stop> {
-    let state = core.state();
+    let state = core.view.state();
     let known = state.token(digest);
     let now = clock::wall().secs;
     let expires = known.map_or(request.expires_secs, |token| token.expires.secs);
@@ -234,11 +234,11 @@ async fn welcome(
         .sign(signing_request, node)
         .map_err(|error| cannot_sign(&error))?;
     add_learner(core, node, address).await?;
-    let metrics = core.metrics();
+    let metrics = core.view.metrics();
     let members = metrics.membership_config.membership().nodes();
     Ok(Enrolled {
         node,
-        cluster: core.state().cluster().to_owned(),
+        cluster: core.view.state().cluster().to_owned(),
         certificate: certificate.to_vec(),
         ca: core.authority.certificate().to_vec(),
         members: members.map(|(id, node)| (*id, node.addr.clone())).collect(),

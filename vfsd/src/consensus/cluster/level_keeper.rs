@@ -16,13 +16,17 @@ pub async fn run(core: Arc<Core>) {
     let mut beats = core.beat.every(LEVEL_CHECK_BEATS);
     loop {
         beats.next().await;
-        if core.state().level() >= Level::KNOWN || core.leading_term().is_none() {
+        if core.view.state().level() >= Level::KNOWN || core.view.leading_term().is_none() {
             continue;
         }
         if known_by_all(&core) < Level::KNOWN {
             continue;
         }
-        match core.write_own(Command::RaiseLevel(Level::KNOWN)).await {
+        match core
+            .writer
+            .write_own(Command::RaiseLevel(Level::KNOWN))
+            .await
+        {
             Ok(_) => {
                 tracing::info!(level = %Level::KNOWN, "every member knows the newer rules: they count from now on");
             }
@@ -33,9 +37,9 @@ pub async fn run(core: Arc<Core>) {
 
 /// The newest level that every member knows, as far as they have said so.
 fn known_by_all(core: &Core) -> Level {
-    let metrics = core.metrics();
+    let metrics = core.view.metrics();
     let membership = metrics.membership_config.membership();
-    let others = membership.nodes().filter(|(id, _)| **id != core.id);
-    let levels = others.map(|(id, _)| core.peers.level(*id).unwrap_or_default());
+    let others = membership.nodes().filter(|(id, _)| **id != core.view.id);
+    let levels = others.map(|(id, _)| core.link.peers.level(*id).unwrap_or_default());
     levels.min().unwrap_or(Level::KNOWN)
 }

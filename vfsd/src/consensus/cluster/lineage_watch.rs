@@ -95,26 +95,26 @@ pub async fn run(core: Arc<Core>) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        if core.leading_term().is_some() && core.state().level() >= Level::LINEAGES {
+        if core.view.leading_term().is_some() && core.view.state().level() >= Level::LINEAGES {
             compare(&core).await;
         }
     }
 }
 
 async fn compare(core: &Arc<Core>) {
-    let state = core.state();
+    let state = core.view.state();
     let (index, own) = (state.applied().0, state.lineage());
-    let metrics = core.metrics();
+    let metrics = core.view.metrics();
     let membership = metrics.membership_config.membership();
     let voters: BTreeSet<u64> = membership.voter_ids().collect();
     let others: Vec<(u64, String)> = membership
         .nodes()
-        .filter(|(id, _)| **id != core.id)
+        .filter(|(id, _)| **id != core.view.id)
         .map(|(id, node)| (*id, node.addr.clone()))
         .collect();
     let asked = others.iter().map(|(id, address)| async move {
         let request = Request::Lineage(LogIndex(index));
-        let answer = core.ask(*id, address, request, LINEAGE_TIMEOUT).await;
+        let answer = core.link.ask(*id, address, request, LINEAGE_TIMEOUT).await;
         match answer {
             Ok(Reply::Lineage(Some(lineage))) => Some((*id, lineage)),
             _ => None,
@@ -122,7 +122,7 @@ async fn compare(core: &Arc<Core>) {
     });
     let answers = futures_util::future::join_all(asked).await;
     let mut answers: BTreeMap<u64, Lineage> = answers.into_iter().flatten().collect();
-    answers.insert(core.id, own);
+    answers.insert(core.view.id, own);
     let verdict = judge(&voters, &answers);
     let said = match verdict {
         Verdict::Agreed => Some(own),
@@ -134,7 +134,7 @@ async fn compare(core: &Arc<Core>) {
     }
     let told = others.iter().map(|(id, address)| {
         let request = Request::LineageVerdict(LogIndex(index), said);
-        core.ask(*id, address, request, LINEAGE_TIMEOUT)
+        core.link.ask(*id, address, request, LINEAGE_TIMEOUT)
     });
     futures_util::future::join_all(told).await;
     hear(core, index, said);
@@ -142,14 +142,14 @@ async fn compare(core: &Arc<Core>) {
 
 /// This node's lineage at `index`, as soon as it is applied here.
 pub async fn answer(core: &Core, index: LogIndex) -> Option<Lineage> {
-    let applied = tokio::time::timeout(LINEAGE_TIMEOUT / 2, core.wait_applied(index)).await;
+    let applied = tokio::time::timeout(LINEAGE_TIMEOUT / 2, core.view.wait_applied(index)).await;
     applied.ok()?;
-    core.published.lineages.at(index.0)
+    core.view.published.lineages.at(index.0)
 }
 
 /// What the leader's comparison came to.
 pub fn hear(core: &Core, index: u64, said: Option<Lineage>) {
-    let lineages = &core.published.lineages;
+    let lineages = &core.view.published.lineages;
     let Some(own) = lineages.at(index) else {
         return;
     };

@@ -15,7 +15,8 @@ use crate::consensus::cluster::change_steps::{
     Stop, change_raft, leave_raft, not_yet, refuse, turn,
 };
 use crate::consensus::cluster::enrolment;
-use crate::consensus::core::{AskError, Core};
+use crate::consensus::core::Core;
+use crate::consensus::leader_link::AskError;
 use crate::consensus::wire::{ChangeRefusal, ClusterChange, Reply, Request};
 use crate::limits::{
     LEADER_RETRY_EVERY, MEMBER_CHANGE_TIMEOUT, PROMOTE_BEHIND_MAX, VOTERS_MAX, WRITE_TIMEOUT,
@@ -31,7 +32,7 @@ use crate::transport::token::Token;
 /// # Errors
 /// If this node is stopping; refusals are in the reply.
 pub async fn change(core: &Arc<Core>, node: u64, change: ClusterChange) -> Result<Reply, String> {
-    if core.leading_term().is_none() {
+    if core.view.leading_term().is_none() {
         return Ok(Reply::NotLeader(None));
     }
     tracing::info!(node, %change, "asked to change the cluster");
@@ -65,7 +66,7 @@ pub async fn change(core: &Arc<Core>, node: u64, change: ClusterChange) -> Resul
 /// # Errors
 /// If this node is stopping; refusals are in the reply.
 pub async fn enrol(core: &Arc<Core>, request: EnrolRequest) -> Result<Reply, String> {
-    if core.leading_term().is_none() {
+    if core.view.leading_term().is_none() {
         return Ok(Reply::NotLeader(None));
     }
     let core = Arc::clone(core);
@@ -112,7 +113,7 @@ impl Core {
 }
 
 async fn create_token(core: &Core, token: JoinToken) -> Result<String, Stop> {
-    match core.write_own(Command::TokenCreate(token)).await?.1 {
+    match core.writer.write_own(Command::TokenCreate(token)).await?.1 {
         // Its digest is that of a random secret: it was made when this was asked before.
         Some(Ok(_) | Err(FsError::AlreadyExists)) => Ok("the token was made".into()),
         other => Err(refuse(
@@ -123,7 +124,7 @@ async fn create_token(core: &Core, token: JoinToken) -> Result<String, Stop> {
 }
 
 fn member_named(core: &Core, name: &str) -> Result<Member, Stop> {
-    let state = core.state();
+    let state = core.view.state();
     let found = state.members().find(|member| member.name == name);
     found.cloned().ok_or_else(|| {
         let names: Vec<_> = state.members().map(|member| member.name.clone()).collect();
@@ -138,7 +139,7 @@ async fn promote(core: &Arc<Core>, name: &str) -> Result<String, Stop> {
     let _turn = turn(core).await?;
     let member = member_named(core, name)?;
     let node = member.node.0;
-    let voters: BTreeSet<u64> = core.metrics().membership_config.voter_ids().collect();
+    let voters: BTreeSet<u64> = core.view.metrics().membership_config.voter_ids().collect();
     if voters.contains(&node) {
         return Ok(format!("{name} is a voter already"));
     }
@@ -175,7 +176,9 @@ async fn hand_key(core: &Arc<Core>, member: &Member, key: &str) -> Result<(), St
     let deadline = tokio::time::Instant::now() + WRITE_TIMEOUT;
     loop {
         let request = Request::TakeAuthority(key.to_owned());
-        let asked = core.ask(member.node.0, &member.address, request, WRITE_TIMEOUT);
+        let asked = core
+            .link
+            .ask(member.node.0, &member.address, request, WRITE_TIMEOUT);
         match asked.await {
             Ok(Reply::AuthorityTaken) => return Ok(()),
             Err(AskError::Refused(_)) if tokio::time::Instant::now() < deadline => {
@@ -224,7 +227,7 @@ fn check_may_vote(member: &Member) -> Result<(), Stop> {
 /// Waits until the learner has almost all of the log: a voter that lacks much of it would hold up every write.
 async fn wait_caught_up(core: &Core, name: &str, node: u64) -> Result<(), Stop> {
     let behind = || {
-        let metrics = core.metrics();
+        let metrics = core.view.metrics();
         let matched = metrics.replication.as_ref()?.get(&node).copied().flatten();
         let last = metrics.last_log_index.unwrap_or(0);
         Some(last.saturating_sub(matched.map_or(0, |id| id.index)))
@@ -260,9 +263,14 @@ async fn remove(core: &Arc<Core>, name: &str) -> Result<String, Stop> {
     let _turn = turn(core).await?;
     let member = member_named(core, name)?;
     let node = member.node;
-    let has_voted = core.is_voter(node.0);
+    let has_voted = core.view.is_voter(node.0);
     leave_raft(core, &member).await?;
-    match core.write_own(Command::MemberRemove { node }).await?.1 {
+    match core
+        .writer
+        .write_own(Command::MemberRemove { node })
+        .await?
+        .1
+    {
         Some(Ok(_) | Err(FsError::NotFound)) => {
             let done = format!("{name} (node {node}) is removed for good");
             Ok(if has_voted {

@@ -5,6 +5,7 @@ pub(super) mod authority_change;
 pub(super) mod change_steps;
 pub mod confirmation;
 pub mod enrolment;
+pub(super) mod hand_over;
 pub mod level_keeper;
 pub mod lineage_watch;
 pub mod membership;

@@ -53,7 +53,7 @@ impl PeersKeeper {
 
     /// Runs until it is dropped.
     pub async fn run(self) {
-        let mut applied = self.core.published.applied.subscribe();
+        let mut applied = self.core.view.published.applied.subscribe();
         let mut saved = Addresses::new();
         loop {
             applied.mark_unchanged();
@@ -79,7 +79,7 @@ impl PeersKeeper {
     }
 
     fn members(&self) -> Option<Addresses> {
-        let state = self.core.state();
+        let state = self.core.view.state();
         let members: Addresses = state
             .members()
             .map(|member| (member.node.0, member.address.clone()))

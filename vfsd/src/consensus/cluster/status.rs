@@ -33,7 +33,7 @@ impl StatusBoard {
     pub fn new(core: Arc<Core>, barriers: Arc<Barriers>, name: String) -> Arc<Self> {
         let board = ArcSwap::from_pointee(NodeStatus {
             node: name.clone(),
-            id: NodeId(core.id),
+            id: NodeId(core.view.id),
             role: "learner",
             stale: true,
             ..NodeStatus::default()
@@ -50,7 +50,7 @@ impl StatusBoard {
     /// What is known now. Everything but the applied position may be a tenth of a second old.
     pub fn current(&self) -> Arc<NodeStatus> {
         let board = self.board.load_full();
-        let applied = self.core.published.state.load().applied();
+        let applied = self.core.view.published.state.load().applied();
         if board.applied == applied {
             return board;
         }
@@ -65,7 +65,7 @@ impl StatusBoard {
     /// Keeps the board and the quorum watch up to date until it is dropped.
     pub async fn run(self: Arc<Self>) {
         // Only what concerns the leadership wakes it at once; the positions of the log change with every entry.
-        let mut metrics = self.core.raft.server_metrics();
+        let mut metrics = self.core.view.raft.server_metrics();
         let mut beats = self.core.beat.every(1);
         loop {
             self.refresh();
@@ -78,8 +78,8 @@ impl StatusBoard {
 
     fn refresh(&self) {
         let core = &self.core;
-        let metrics = core.metrics();
-        core.leader.send_if_modified(|leader| {
+        let metrics = core.view.metrics();
+        core.link.leader.send_if_modified(|leader| {
             let changed = *leader != metrics.current_leader;
             *leader = metrics.current_leader;
             changed
@@ -93,14 +93,14 @@ impl StatusBoard {
     fn judge(&self, metrics: &RaftMetrics<TypeConfig>) -> (bool, Vec<u64>, String) {
         let core = &self.core;
         let others = || {
-            let own = core.id;
+            let own = core.view.id;
             metrics
                 .membership_config
                 .voter_ids()
                 .filter(move |&id| id != own)
         };
         let recent = |at: Instant| at.elapsed() <= QUORUM_SILENCE_MAX;
-        let silent = |id: &u64| !core.peers.health(*id).answered.is_some_and(recent);
+        let silent = |id: &u64| !core.link.peers.health(*id).answered.is_some_and(recent);
         if metrics.state == ServerState::Leader {
             // To be elected is to have heard from a majority; acknowledgements come a round trip later.
             if self.led_term.swap(metrics.current_term, Ordering::Relaxed) != metrics.current_term {
@@ -147,7 +147,7 @@ impl StatusBoard {
         let names: Vec<_> = missing.iter().map(|&id| self.name_of(id)).collect();
         let reasons = missing
             .iter()
-            .filter_map(|&id| self.core.peers.health(id).failure);
+            .filter_map(|&id| self.core.link.peers.health(id).failure);
         let verb = if names.len() == 1 { "does" } else { "do" };
         let names = names.join(", ");
         match reasons.last() {
@@ -157,7 +157,7 @@ impl StatusBoard {
     }
 
     fn name_of(&self, id: u64) -> String {
-        let state = self.core.published.state.load();
+        let state = self.core.view.published.state.load();
         match state.member(NodeId(id)) {
             Some(member) => member.name.clone(),
             None => format!("node {id}"),
@@ -165,12 +165,12 @@ impl StatusBoard {
     }
 
     fn status(&self, metrics: &RaftMetrics<TypeConfig>, quorum: &QuorumState) -> NodeStatus {
-        let state = self.core.published.state.load();
+        let state = self.core.view.published.state.load();
         let committed = metrics.cluster_committed.map_or(0, |id| id.index);
         NodeStatus {
             cluster: state.cluster().to_owned(),
             node: self.name.clone(),
-            id: NodeId(self.core.id),
+            id: NodeId(self.core.view.id),
             role: match metrics.state {
                 ServerState::Leader => "leader",
                 ServerState::Follower => "follower",

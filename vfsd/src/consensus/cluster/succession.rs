@@ -25,16 +25,16 @@ use crate::transport::client::CallError;
 
 /// Runs until it is dropped.
 pub async fn run(core: Arc<Core>) {
-    let mut changes = core.raft.server_metrics();
+    let mut changes = core.view.raft.server_metrics();
     let mut beats = core.beat.every(1);
     let mut signs = core.beat.every(HEARTBEAT_BEATS);
     loop {
-        core.raft.runtime_config().tick(needs_timer(&core));
+        core.view.raft.runtime_config().tick(needs_timer(&core));
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
-            () = core.leader_left.notified() => succeed(&core).await,
+            () = core.link.leader_left.notified() => succeed(&core).await,
             // A node that does not lead ignores it.
-            () = signs.next() => if core.raft.trigger().heartbeat().await.is_err() { return },
+            () = signs.next() => if core.view.raft.trigger().heartbeat().await.is_err() { return },
             () = beats.next() => {}
         }
     }
@@ -42,7 +42,7 @@ pub async fn run(core: Arc<Core>) {
 
 /// Whether an election may be due.
 fn needs_timer(core: &Core) -> bool {
-    let metrics = core.metrics();
+    let metrics = core.view.metrics();
     match metrics.state {
         ServerState::Leader => false,
         ServerState::Follower | ServerState::Learner if metrics.current_leader.is_some() => {
@@ -55,18 +55,21 @@ fn needs_timer(core: &Core) -> bool {
 
 /// The leader's connection has ended: if its daemon is gone, asks the others whether they would vote for this node.
 async fn succeed(core: &Core) {
-    let metrics = core.metrics();
-    let Some(leader) = metrics.current_leader.filter(|&leader| leader != core.id) else {
+    let metrics = core.view.metrics();
+    let Some(leader) = metrics
+        .current_leader
+        .filter(|&leader| leader != core.view.id)
+    else {
         return;
     };
     let heirs = metrics
         .membership_config
         .voter_ids()
         .filter(|&id| id != leader);
-    let Some(rank) = heirs.into_iter().position(|id| id == core.id) else {
+    let Some(rank) = heirs.into_iter().position(|id| id == core.view.id) else {
         return;
     };
-    core.raft.runtime_config().tick(true);
+    core.view.raft.runtime_config().tick(true);
     if !is_gone(core, leader).await {
         return;
     }
@@ -77,10 +80,10 @@ async fn succeed(core: &Core) {
     let rank = u32::try_from(rank).unwrap_or(u32::MAX);
     sleep(left + SUCCESSION_STEP.saturating_mul(rank)).await;
     for _ in 0..SUCCESSION_TRIES {
-        let metrics = core.metrics();
+        let metrics = core.view.metrics();
         let waits =
             metrics.state == ServerState::Follower && metrics.current_leader == Some(leader);
-        if !waits || core.raft.trigger().elect(true).await.is_err() {
+        if !waits || core.view.raft.trigger().elect(true).await.is_err() {
             return;
         }
         sleep(2 * SUCCESSION_STEP).await;
@@ -90,12 +93,12 @@ async fn succeed(core: &Core) {
 /// Whether nothing answers at `leader`'s address any more, twice: the first question may meet the end of a connection
 /// that both sides make anew.
 async fn is_gone(core: &Core, leader: u64) -> bool {
-    let Some(address) = core.address_of(leader) else {
+    let Some(address) = core.view.address_of(leader) else {
         return false;
     };
-    let channel = core.peers.channel(leader, &address, Purpose::Control);
+    let channel = core.link.peers.channel(leader, &address, Purpose::Control);
     for _ in 0..2 {
-        let asked = core.peers.call(
+        let asked = core.link.peers.call(
             leader,
             &*channel,
             Request::Overview.encode(),

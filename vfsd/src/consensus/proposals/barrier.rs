@@ -1,7 +1,7 @@
 //! Linearizable barriers: after one, this node has applied everything that was committed before it was asked for.
 //!
 //! Invariant: a caller is answered by a round that began after it asked; all who wait share one round. Not here: how a
-//! majority confirms an index (`core.rs`).
+//! majority confirms an index (`writer.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -96,13 +96,14 @@ async fn serve(barriers: Arc<Barriers>, mut waiting: mpsc::Receiver<oneshot::Sen
 
 async fn round(core: &Arc<Core>) -> Option<LogIndex> {
     let index = match core
+        .link
         .ask_leader(Request::ReadIndex, QUORUM_SILENCE_MAX)
         .await
     {
         Ok(Reply::ReadIndex(index)) => index,
         Ok(_) | Err(_) => return None,
     };
-    tokio::time::timeout(WRITE_TIMEOUT, core.wait_applied(index))
+    tokio::time::timeout(WRITE_TIMEOUT, core.view.wait_applied(index))
         .await
         .ok()?;
     Some(index)

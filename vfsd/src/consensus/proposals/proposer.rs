@@ -9,7 +9,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::consensus::cluster::status::StatusBoard;
-use crate::consensus::core::{AskError, Core};
+use crate::consensus::core::Core;
+use crate::consensus::leader_link::AskError;
 use crate::consensus::proposals::barrier::Barriers;
 use crate::consensus::proposals::waiters::ProposalId;
 use crate::consensus::request_handler;
@@ -54,7 +55,7 @@ impl Proposer for RaftProposer {
     }
 
     fn state(&self) -> Arc<StateMachine> {
-        self.core.state()
+        self.core.view.state()
     }
 
     fn status(&self) -> Arc<NodeStatus> {
@@ -88,7 +89,7 @@ async fn propose(core: Arc<Core>, proposal: Proposal) -> Result<Committed, Propo
     }
     if content_bytes(&proposal.command) + ENTRY_OVERHEAD_MAX > ENTRY_BYTES_MAX {
         // Nothing is proposed: the log could not take it.
-        let index = core.state().applied();
+        let index = core.view.state().applied();
         let outcome = Err(FsError::FileTooLarge);
         return Ok(Committed { index, outcome });
     }
@@ -176,7 +177,7 @@ struct Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         if !self.settled {
-            self.core.published.waiters.forget(self.id());
+            self.core.view.published.waiters.forget(self.id());
             self.core.numbers.abandon(self.origin.request);
             self.core.abandoned.notify_one();
         }
@@ -187,6 +188,7 @@ impl Attempt {
     fn begin(core: &Arc<Core>, session: SessionId, proposal: &Proposal, started: Instant) -> Self {
         let origin = core.numbers.begin(session);
         let waiter = core
+            .view
             .published
             .waiters
             .wait_for((origin.session, origin.request));
@@ -234,18 +236,19 @@ impl Attempt {
 /// Sends the entry to the leader, and again whenever the leader is lost. Ends only when it is refused for good.
 async fn keep_sending(core: &Arc<Core>, entry: &Entry) -> String {
     let mut bytes = None;
-    let mut leader = core.leader.subscribe();
+    let mut leader = core.link.leader.subscribe();
     loop {
         let to = *leader.borrow_and_update();
         let send = async {
             match to {
                 None => Err(AskError::NoLeader),
-                Some(to) if to == core.id => request_handler::propose(core, to, entry.clone())
+                Some(to) if to == core.view.id => request_handler::propose(core, to, entry.clone())
                     .await
                     .map_err(AskError::Refused),
                 Some(_) => {
                     let bytes = bytes.get_or_insert_with(|| entry.encode());
-                    core.ask_leader(Request::Propose(bytes), WRITE_TIMEOUT)
+                    core.link
+                        .ask_leader(Request::Propose(bytes), WRITE_TIMEOUT)
                         .await
                 }
             }

@@ -15,13 +15,13 @@ use crate::limits::{LOG_BYTES_KEPT, SNAPSHOT_CHECK_BEATS, SNAPSHOT_DUE_BYTES};
 
 /// Runs until it is dropped.
 pub async fn run(core: Arc<Core>) {
-    let mut known = core.metrics().snapshot;
+    let mut known = core.view.metrics().snapshot;
     let uncovered = known.map_or(u64::MAX, |covered| core.log.bytes_above(covered.index));
     let mut counted_from = core.log.appended_bytes().saturating_sub(uncovered);
     let mut beats = core.beat.every(SNAPSHOT_CHECK_BEATS);
     loop {
         beats.next().await;
-        let snapshot = core.metrics().snapshot;
+        let snapshot = core.view.metrics().snapshot;
         let appended = core.log.appended_bytes();
         if snapshot != known {
             known = snapshot;
@@ -44,7 +44,7 @@ pub async fn run(core: Arc<Core>) {
         }
         tracing::info!(log_bytes = appended - counted_from, "taking a snapshot");
         counted_from = appended;
-        if core.raft.trigger().snapshot().await.is_err() {
+        if core.view.raft.trigger().snapshot().await.is_err() {
             return;
         }
     }
@@ -54,7 +54,7 @@ pub async fn run(core: Arc<Core>) {
 async fn purge(core: &Core, covered: u64) -> Result<(), Fatal<TypeConfig>> {
     let kept_from = core.log.first_within(LOG_BYTES_KEPT);
     match kept_from.checked_sub(1) {
-        Some(upto) => core.raft.trigger().purge_log(upto.min(covered)).await,
+        Some(upto) => core.view.raft.trigger().purge_log(upto.min(covered)).await,
         None => Ok(()),
     }
 }

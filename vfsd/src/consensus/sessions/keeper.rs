@@ -11,7 +11,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
-use crate::consensus::core::{AskError, Core};
+use crate::consensus::core::Core;
+use crate::consensus::leader_link::AskError;
 use crate::consensus::wire::{Renewal, Reply, Request};
 use crate::limits::{SESSION_RENEW_EVERY, SESSION_RETRY_EVERY, WRITE_TIMEOUT};
 use crate::state_machine::command::{Author, Command, Entry};
@@ -65,14 +66,14 @@ impl SessionKeeper {
     fn saved(&self) -> Option<SessionId> {
         let text = self.disk.read(&self.file).ok()?;
         let saved: SavedSession = serde_json::from_slice(&text).ok()?;
-        let is_ours = saved.cluster == self.cluster && saved.node == self.core.id;
+        let is_ours = saved.cluster == self.cluster && saved.node == self.core.view.id;
         is_ours.then_some(SessionId(saved.session))
     }
 
     fn save(&self, session: SessionId) {
         let saved = SavedSession {
             cluster: self.cluster.clone(),
-            node: self.core.id,
+            node: self.core.view.id,
             session: session.0,
         };
         let text = serde_json::to_vec(&saved).unwrap_or_default();
@@ -104,10 +105,11 @@ impl SessionKeeper {
     async fn open(&self) -> SessionId {
         loop {
             let sent_at = clock::boottime();
-            let node = NodeId(self.core.id);
+            let node = NodeId(self.core.view.id);
             let bytes = entry(Command::SessionOpen { node }).encode();
             let reply = self
                 .core
+                .link
                 .ask_leader(Request::Propose(&bytes), WRITE_TIMEOUT)
                 .await;
             match reply {
@@ -116,7 +118,7 @@ impl SessionKeeper {
                     outcome: Some(Ok(Done::Session(session))),
                 }) => {
                     // The own state must know it before anybody proposes under it.
-                    self.core.wait_applied(index).await;
+                    self.core.view.wait_applied(index).await;
                     self.core.session.renewed(session, sent_at);
                     tracing::info!(%session, "opened a session");
                     return session;
@@ -151,6 +153,7 @@ impl SessionKeeper {
         let sent_at: Duration = clock::boottime();
         let asked = self
             .core
+            .link
             .ask_leader(Request::Renew(session), SESSION_RENEW_EVERY)
             .await?;
         match asked {

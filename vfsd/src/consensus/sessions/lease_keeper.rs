@@ -14,14 +14,14 @@ pub async fn run(core: Arc<Core>) {
     let mut beats = core.beat.every(1);
     loop {
         beats.next().await;
-        let Some(term) = core.leading_term() else {
+        let Some(term) = core.view.leading_term() else {
             continue;
         };
         for command in due(&core, term) {
             tracing::debug!(?command, "the time has come");
             // Each write takes a round; meanwhile the leadership may have moved and come back.
             if !is_still_due(&core, term, &command)
-                || core.write_own_in_term(term, command).await.is_err()
+                || core.writer.write_own_in_term(term, command).await.is_err()
             {
                 break;
             }
@@ -35,11 +35,11 @@ fn is_still_due(core: &Core, term: u64, command: &Command) -> bool {
         // A lock's delay only ever runs; `apply` looks at it again.
         _ => true,
     };
-    still && core.leading_term() == Some(term)
+    still && core.view.leading_term() == Some(term)
 }
 
 fn due(core: &Core, term: u64) -> Vec<Command> {
-    let state = core.state();
+    let state = core.view.state();
     let open = state.sessions().map(|(session, _)| session);
     let expired = core.leases.expired(term, open, clock::boottime());
     let mut commands: Vec<_> = expired
@@ -49,6 +49,6 @@ fn due(core: &Core, term: u64) -> Vec<Command> {
             clean: false,
         })
         .collect();
-    commands.extend(state.due(core.clock.now(term, state.log_time())));
+    commands.extend(state.due(core.writer.now(term)));
     commands
 }

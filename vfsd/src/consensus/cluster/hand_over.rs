@@ -1,0 +1,40 @@
+//! A leader that goes gives the leadership to the voter that has the most of its log.
+//!
+//! Not here: what follows when it goes without a word (`cluster/succession.rs`).
+
+use openraft::ServerState;
+
+use crate::consensus::cluster::peers::Peers;
+use crate::consensus::view::View;
+use crate::limits::{HAND_OVER_TIMEOUT, QUORUM_SILENCE_MAX};
+
+/// If this node leads and another voter is up to date: gives it the leadership and waits until it has it.
+pub async fn hand_over(view: &View, peers: &Peers) {
+    let metrics = view.metrics();
+    if metrics.state != ServerState::Leader {
+        return;
+    }
+    let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
+    let recent = |id: &u64| {
+        let answered = peers.health(*id).answered;
+        answered.is_some_and(|at| at.elapsed() < QUORUM_SILENCE_MAX)
+    };
+    let matched = metrics.replication.unwrap_or_default();
+    let best = voters
+        .into_iter()
+        .filter(|id| *id != view.id && recent(id))
+        .max_by_key(|id| matched.get(id).copied().flatten());
+    let Some(best) = best else { return };
+    if view.raft.trigger().transfer_leader(best).await.is_err() {
+        return;
+    }
+    let moved = view
+        .raft
+        .wait(Some(HAND_OVER_TIMEOUT))
+        .metrics(|metrics| metrics.state != ServerState::Leader, "hand over")
+        .await;
+    match moved {
+        Ok(_) => tracing::info!(to = best, "handed the leadership over"),
+        Err(error) => tracing::warn!(%error, "nobody took the leadership over"),
+    }
+}
