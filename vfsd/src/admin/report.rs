@@ -7,7 +7,9 @@ use super::protocol::{MemberReport, StatusReport};
 use crate::clock;
 use crate::consensus::node::Node;
 use crate::consensus::wire::{MemberHealth, Reply, Request};
+use crate::fs::proposer::NodeStatus;
 use crate::limits::CONNECT_TIMEOUT;
+use crate::state_machine::command::Member;
 
 /// The report of this node now. Without a leader it says less, and waits for at most a second.
 pub(super) async fn status(node: &Arc<Node>) -> StatusReport {
@@ -30,29 +32,19 @@ pub(super) async fn status(node: &Arc<Node>) -> StatusReport {
     let state = core.view.state();
     let members = state.members().map(|member| {
         let id = member.node.0;
-        let health = health.get(&id);
-        let is_leader = metrics.current_leader == Some(id);
-        let is_missing = known.missing.contains(&member.name);
         MemberReport {
             id,
             name: member.name.clone(),
-            role: if voters.contains(&id) {
+            role: (if voters.contains(&id) {
                 "voter"
             } else {
                 "learner"
-            }
+            })
             .into(),
-            state: match health {
-                _ if id == known.id.0 && !known.quorum => "no quorum",
-                _ if is_leader && known.quorum => "leader",
-                Some(health) if health.answers => "following",
-                Some(_) => "missing",
-                None if is_missing => "missing",
-                None => "unknown",
-            }
-            .into(),
-            behind: health.and_then(|health| health.behind),
+            state: standing(&known, member, metrics.current_leader, health.get(&id)).into(),
+            behind: health.get(&id).and_then(|health| health.behind),
             round_trip_ms: health
+                .get(&id)
                 .and_then(|health| health.round_trip_us)
                 .map(|us| us as f64 / 1000.0),
             address: member.address.clone(),
@@ -82,5 +74,23 @@ pub(super) async fn status(node: &Arc<Node>) -> StatusReport {
         tree_bytes: state.tree().stored_bytes(),
         locks: state.locks().iter().count(),
         session: core.session.live().map(|session| session.0),
+    }
+}
+
+/// How a member is doing, in a word.
+fn standing(
+    known: &NodeStatus,
+    member: &Member,
+    leader: Option<u64>,
+    health: Option<&MemberHealth>,
+) -> &'static str {
+    let is_leader = leader == Some(member.node.0);
+    match health {
+        _ if member.node == known.id && !known.quorum => "no quorum",
+        _ if is_leader && known.quorum => "leader",
+        Some(health) if health.answers => "following",
+        Some(_) => "missing",
+        None if known.missing.contains(&member.name) => "missing",
+        None => "unknown",
     }
 }
