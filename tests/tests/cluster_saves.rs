@@ -133,49 +133,83 @@ fn a_killed_daemon_loses_no_acknowledged_save_and_rejoins() -> Result<()> {
     Ok(())
 }
 
+/// Set to kill more often.
+const ROUNDS: &str = "CONTEXTOS_KILL_ROUNDS";
+
 #[test]
-fn all_daemons_killed_at_once_lose_nothing_acknowledged() -> Result<()> {
+fn all_daemons_killed_at_once_again_and_again_lose_nothing_and_stay_equal() -> Result<()> {
+    let rounds = std::env::var(ROUNDS).map_or(Ok(3), |rounds| rounds.parse::<u32>())?;
     let mounted = Mounted::boot(3)?;
     let nodes = mounted.three()?;
     nodes[0].sh("mkdir /vfs/load")?;
-    let writers = nodes.map(|node| {
-        node.start(&[
-            "workload",
-            "create",
-            "/vfs/load",
-            &format!("{}-", node.name()),
-        ])
-    });
-    let writers = writers.into_iter().collect::<Result<Vec<_>>>()?;
-    for writer in &writers {
-        wait_for_number(writer, 40)?;
+    let mut acknowledged = Vec::new();
+    for round in 0..rounds {
+        acknowledged.extend(kill_all_under_load(&nodes, round)?);
+        for node in nodes {
+            formation::wait_for_leader(node)?;
+            wait_until("the barrier", Duration::from_secs(30), || {
+                Ok(barrier(node).is_ok())
+            })?;
+            let there = node.sh("ls /vfs/load")?;
+            let there: Vec<&str> = there.lines().collect();
+            let lost: Vec<_> = acknowledged
+                .iter()
+                .filter(|name| !there.contains(&name.as_str()))
+                .collect();
+            assert!(
+                lost.is_empty(),
+                "round {round}: {} lost {lost:?}",
+                node.name()
+            );
+        }
+        wait_for_equal_digests(&nodes).with_context(|| format!("round {round}"))?;
+    }
+    Ok(())
+}
+
+/// On each node somebody makes files and somebody saves one over and over; gives the files that were acknowledged.
+fn kill_all_under_load(nodes: &[&Node; 3], round: u32) -> Result<Vec<String>> {
+    let mut makers = Vec::new();
+    let mut savers = Vec::new();
+    for node in nodes {
+        let prefix = format!("{}-{round}-", node.name());
+        makers.push((
+            node.start(&["workload", "create", "/vfs/load", &prefix])?,
+            prefix,
+        ));
+        let document = format!("/vfs/saved-{}", node.name());
+        savers.push(node.start(&["workload", "save", &document, "1"])?);
+    }
+    for (maker, _) in &makers {
+        wait_for_number(maker, 40)?;
     }
     for node in nodes {
         node.sh("systemctl kill --signal=KILL vfsd")?;
     }
+    for saver in savers {
+        saver.finish(limits::COMMAND_MAX)?;
+    }
     let mut acknowledged = Vec::new();
-    for (writer, node) in writers.into_iter().zip(nodes) {
-        let ended = writer.finish(limits::COMMAND_MAX)?;
+    for (maker, prefix) in makers {
+        let ended = maker.finish(limits::COMMAND_MAX)?;
         let last = ended
             .lines
             .last()
             .map_or(Ok(40), |line| line.parse::<u64>())?;
-        acknowledged.extend((0..=last).map(|number| format!("{}-{number}", node.name())));
+        acknowledged.extend((0..=last).map(|number| format!("{prefix}{number}")));
     }
-    for node in nodes {
-        formation::wait_for_leader(node)?;
-        wait_until("the barrier", Duration::from_secs(30), || {
-            Ok(barrier(node).is_ok())
-        })?;
-        let there = node.sh("ls /vfs/load")?;
-        let there: Vec<&str> = there.lines().collect();
-        let lost: Vec<_> = acknowledged
-            .iter()
-            .filter(|name| !there.contains(&name.as_str()))
-            .collect();
-        assert!(lost.is_empty(), "{} lost {lost:?}", node.name());
-    }
-    Ok(())
+    Ok(acknowledged)
+}
+
+/// One state on all, at one entry: a line of `vfsd digest` names both.
+fn wait_for_equal_digests(nodes: &[&Node; 3]) -> Result<()> {
+    let mut digests = Vec::new();
+    wait_until("equal digests", limits::CLUSTER_READY_MAX, || {
+        let told = nodes.iter().map(|node| node.sh("vfsd digest"));
+        digests = told.collect::<Result<Vec<_>>>()?;
+        Ok(digests.windows(2).all(|pair| pair[0] == pair[1]))
+    })
+    .with_context(|| format!("{digests:?}"))
 }
 
 #[test]
