@@ -1,8 +1,9 @@
-//! A node without a majority: it answers, it refuses writes, and it comes back.
+//! A node without a majority (it answers, it refuses writes, it comes back), and one that stands still.
 
 use std::time::Duration;
 
 use anyhow::Result;
+use system_tests::cluster::Node;
 use system_tests::formation;
 use system_tests::limits;
 use system_tests::mounted::{Mounted, barrier};
@@ -77,4 +78,44 @@ fn a_cut_off_node_reads_refuses_writes_and_converges_after_healing() -> Result<(
 
 fn is_refusal(said: &str) -> bool {
     said.contains("Read-only file system") || said.contains("Input/output error")
+}
+
+/// The kernel lets go of a process that waits for the tree only when the daemon answers, which is frozen too.
+#[test]
+fn a_node_freezes_and_thaws_also_while_its_processes_wait_for_the_tree() -> Result<()> {
+    let mounted = Mounted::boot(3)?;
+    let [n1, _, n3] = mounted.three()?;
+    n3.sh("systemctl kill --signal=STOP vfsd")?;
+    let waiting = n3.start(&["sh", "-c", "echo $$; exec mkdir /vfs/waits"])?;
+    let pid = waiting.line(limits::COMMAND_MAX)?;
+    wait_until("mkdir to wait for the tree", limits::COMMAND_MAX, || {
+        let state = n3.sh(&format!("cut -d ' ' -f 2,3 /proc/{pid}/stat"))?;
+        Ok(["(mkdir) S", "(mkdir) D"].contains(&state.trim()))
+    })?;
+    n3.set_frozen(true)?;
+    // Stopping and going on are a daemon's own affair: a thawed node has them as before.
+    n3.set_frozen(false)?;
+    n3.sh("systemctl kill --signal=CONT vfsd")?;
+    waiting.finish(limits::COMMAND_MAX)?.ok()?;
+    barrier(n1)?;
+    n1.sh("rmdir /vfs/waits")?;
+    under_load_it_stands_still(n1, n3)
+}
+
+fn under_load_it_stands_still(n1: &Node, n3: &Node) -> Result<()> {
+    n3.sh("mkdir /vfs/load")?;
+    let writer = n3.start(&["workload", "create", "/vfs/load", "f"])?;
+    writer.line(limits::COMMAND_MAX)?;
+    n3.set_frozen(true)?;
+    barrier(n1)?;
+    let frozen = n1.sh("ls /vfs/load")?;
+    n1.sh("echo meanwhile > /vfs/other")?;
+    barrier(n1)?;
+    assert_eq!(n1.sh("ls /vfs/load")?, frozen, "a frozen node went on");
+    n3.set_frozen(false)?;
+    let before = frozen.lines().count();
+    wait_until("the thawed writer to go on", limits::COMMAND_MAX, || {
+        Ok(n3.sh("ls /vfs/load")?.lines().count() > before)
+    })?;
+    writer.stop(limits::COMMAND_MAX)?.ok().map(drop)
 }

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::process;
 use crate::limits;
 use crate::wait::wait_until;
 
@@ -116,14 +117,13 @@ impl ControlGroup {
     /// # Errors
     /// If the group is not there or does not change its state.
     pub fn set_frozen(&self, frozen: bool) -> Result<()> {
-        fs::write(
-            self.unified().join("cgroup.freeze"),
-            if frozen { "1" } else { "0" },
-        )?;
-        let wanted = format!("frozen {}", i32::from(frozen));
-        wait_until(&wanted, limits::RELEASE_MAX, || {
-            let events = fs::read_to_string(self.unified().join("cgroup.events"))?;
-            Ok(events.lines().any(|line| line == wanted))
+        let group = self.unified();
+        fs::write(group.join("cgroup.freeze"), if frozen { "1" } else { "0" })?;
+        let what = format!("{} to be frozen {}", group.display(), i32::from(frozen));
+        wait_until(&what, limits::RELEASE_MAX, || {
+            let events = fs::read_to_string(group.join("cgroup.events"))?;
+            let is_so = events.contains(&format!("frozen {}", i32::from(frozen)));
+            Ok(is_so || frozen && nothing_runs(group))
         })
     }
 
@@ -169,6 +169,25 @@ impl ControlGroup {
     fn unified(&self) -> &Path {
         &self.folders[0]
     }
+}
+
+/// Whether no thread in the frozen group `folder` or below it runs.
+///
+/// The kernel calls a group frozen when its last thread has come to the freezer, and one that waits for the tree cannot:
+/// it sleeps until the daemon answers, which is frozen. It stands still all the same. Whoever slept so that a signal
+/// wakes him was woken when the group was told to freeze, so of those that do not run each is either at the freezer or
+/// goes there before its program goes on.
+fn nothing_runs(folder: &Path) -> bool {
+    let threads = fs::read_to_string(folder.join("cgroup.threads")).unwrap_or_default();
+    let mut threads = threads.lines().filter_map(|line| line.parse().ok());
+    if threads.any(|thread| process::state(thread) == Some('R')) {
+        return false;
+    }
+    let Ok(entries) = fs::read_dir(folder) else {
+        return true;
+    };
+    let mut below = entries.flatten().map(|entry| entry.path());
+    below.all(|path| !path.is_dir() || nothing_runs(&path))
 }
 
 /// Removes `folder` and the groups below it, leaves first. `false` while a process is in one of them.

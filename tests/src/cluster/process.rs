@@ -96,6 +96,12 @@ impl ProcessId {
     }
 }
 
+/// The state of a process or thread, in the letters of `proc(5)`, if it is there. Of `/proc` nothing is read that waits
+/// for a stuck process.
+pub fn state(id: i32) -> Option<char> {
+    stat(id).map(|(_, state)| state)
+}
+
 /// Start time and state of `pid`: fields 22 and 3 of its `stat`.
 fn stat(pid: i32) -> Option<(u64, char)> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
