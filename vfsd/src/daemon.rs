@@ -18,9 +18,11 @@ use crate::consensus::node::{Node, NodeSettings};
 use crate::fs::FileSystem;
 use crate::fuse::mount::Mount;
 use crate::limits::{
-    DATA_DIR_WAIT_MAX, HEARTBEAT_INTERVAL, UNSAVED_RETRY_EVERY, WATCHDOG_ANSWER_MAX, WRITE_TIMEOUT,
+    DATA_DIR_WAIT_MAX, HEARTBEAT_INTERVAL, LEVEL_CHECK_EVERY, UNSAVED_RETRY_EVERY,
+    WATCHDOG_ANSWER_MAX, WRITE_TIMEOUT,
 };
 use crate::state_machine::ids::NodeId;
+use crate::state_machine::level::Level;
 use crate::storage::StorageError;
 use crate::storage::atomic_file;
 use crate::storage::data_dir::DataDir;
@@ -109,6 +111,8 @@ pub async fn run(paths: DaemonPaths) -> anyhow::Result<()> {
         tracing::warn!("this node has no session yet: locks are refused until a majority answers");
     }
     let stale_locks = tokio::spawn(end_locks_of_lost_handles(fs.clone()));
+    let data = Arc::new(data);
+    let level = tokio::spawn(mark_level(Arc::clone(&data), Arc::clone(&node)));
     notify(&[NotifyState::Ready]);
     tracing::info!(mount = %paths.mount.display(), "ready");
     let failure = tokio::select! {
@@ -125,7 +129,7 @@ pub async fn run(paths: DaemonPaths) -> anyhow::Result<()> {
     notify(&[NotifyState::Stopping]);
     tokio::task::spawn_blocking(move || mount.stop()).await?;
     drop(admin);
-    for task in [watchdog, stale_locks] {
+    for task in [watchdog, stale_locks, level] {
         task.abort();
         // Cancelled, so it has no result.
         let _ = task.await;
@@ -177,6 +181,28 @@ async fn end_locks_of_lost_handles(fs: Arc<FileSystem>) {
     while let Err(failure) = fs.end_locks_of_lost_handles().await {
         tracing::warn!(%failure, "locks of an earlier daemon's handles could not be ended yet");
         tokio::time::sleep(UNSAVED_RETRY_EVERY).await;
+    }
+}
+
+/// Marks the data directory with the level by which its entries are applied. A build that does not know it would find
+/// that out at the first such entry; so it is told before it has begun.
+async fn mark_level(data: Arc<DataDir>, node: Arc<Node>) {
+    let mut tick = tokio::time::interval(LEVEL_CHECK_EVERY);
+    let mut marked = Level::FIRST;
+    loop {
+        tick.tick().await;
+        let level = node.core().state().level();
+        if level == marked {
+            continue;
+        }
+        let data = Arc::clone(&data);
+        match tokio::task::spawn_blocking(move || data.raise_level(level.0)).await {
+            Ok(Ok(())) => marked = level,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, %level, "the data directory could not be marked yet")
+            }
+            Err(error) => tracing::error!(%error, "marking the data directory has failed"),
+        }
     }
 }
 

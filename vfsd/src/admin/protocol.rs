@@ -104,6 +104,12 @@ pub struct StatusReport {
     pub locks: usize,
     /// This node's session, if it may rely on it.
     pub session: Option<u64>,
+    /// The level by whose rules this node applies entries.
+    #[serde(default)]
+    pub level: u32,
+    /// The newest level that its build knows.
+    #[serde(default)]
+    pub level_known: u32,
 }
 
 /// A member in a [`StatusReport`].

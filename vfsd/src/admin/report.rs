@@ -10,6 +10,7 @@ use crate::consensus::wire::{MemberHealth, Reply, Request};
 use crate::fs::proposer::NodeStatus;
 use crate::limits::CONNECT_TIMEOUT;
 use crate::state_machine::command::Member;
+use crate::state_machine::level::Level;
 
 /// The report of this node now. Without a leader it says less, and waits for at most a second.
 pub(super) async fn status(node: &Arc<Node>) -> StatusReport {
@@ -74,6 +75,8 @@ pub(super) async fn status(node: &Arc<Node>) -> StatusReport {
         tree_bytes: state.tree().stored_bytes(),
         locks: state.locks().iter().count(),
         session: core.session.live().map(|session| session.0),
+        level: state.level().0,
+        level_known: Level::KNOWN.0,
     }
 }
 

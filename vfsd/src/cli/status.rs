@@ -47,6 +47,12 @@ fn text(report: &StatusReport) -> String {
         bytes(report.tree_bytes),
         report.locks
     ));
+    if report.level < report.level_known {
+        lines.push(format!(
+            "  rules of level {}, this build knows {}: a member is away or runs an earlier build",
+            report.level, report.level_known
+        ));
+    }
     lines.join("\n")
 }
 
@@ -189,7 +195,20 @@ mod tests {
             tree_bytes: 3_100_000,
             locks: 7,
             session: Some(9),
+            level: 1,
+            level_known: 1,
         }
+    }
+
+    #[test]
+    fn rules_that_wait_for_a_member_are_named() {
+        let said = text(&StatusReport {
+            level: 0,
+            ..report()
+        });
+        let line =
+            "  rules of level 0, this build knows 1: a member is away or runs an earlier build";
+        assert_eq!(said, format!("{}\n{line}", text(&report())));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The data directory of a member: where each file lies, and that only one daemon uses it.
 //!
-//! Invariants: mode 0700; one daemon at a time (`flock` on `lock`); an unknown format is refused. Not here: what is in
-//! the files.
+//! Invariants: mode 0700; one daemon at a time (`flock` on `lock`); an unknown format is refused before anything is
+//! written, and so are data of a level that this build does not know. Not here: what is in the files.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -10,9 +10,15 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{StorageError, atomic_file};
+use crate::limits::RULES_KNOWN;
 
-/// Content of the file `FORMAT`.
-const FORMAT: &str = "vfsd data directory 1\n";
+/// Content of the file `FORMAT`, before its number: 1 and the level of the entries in the log. So a build that cannot
+/// apply them refuses them by number, also one from before there were levels.
+const FORMAT: &str = "vfsd data directory ";
+/// The number of a new directory.
+const FORMAT_FIRST: u32 = 1;
+/// The highest number that this build reads.
+const FORMAT_KNOWN: u32 = FORMAT_FIRST + RULES_KNOWN;
 
 /// An existing data directory, locked for this process.
 #[derive(Debug)]
@@ -58,7 +64,41 @@ impl DataDir {
     /// # Errors
     /// [`StorageError::Io`].
     pub fn seal(&self) -> Result<(), StorageError> {
-        atomic_file::write(&self.format_file(), FORMAT.as_bytes(), 0o600)
+        self.write_format(FORMAT_FIRST)
+    }
+
+    fn write_format(&self, number: u32) -> Result<(), StorageError> {
+        let text = format!("{FORMAT}{number}\n");
+        atomic_file::write(&self.format_file(), text.as_bytes(), 0o600)
+    }
+
+    /// Marks the directory as one whose entries are applied by the rules of `level`, if it is not yet.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    pub fn raise_level(&self, level: u32) -> Result<(), StorageError> {
+        let number = FORMAT_FIRST + level;
+        if self.format()? >= number {
+            return Ok(());
+        }
+        self.write_format(number)
+    }
+
+    /// The number in the format file.
+    fn format(&self) -> Result<u32, StorageError> {
+        let path = self.format_file();
+        let found = fs::read_to_string(&path).map_err(StorageError::io("read", &path))?;
+        let number = found
+            .strip_prefix(FORMAT)
+            .and_then(|rest| rest.trim_end().parse().ok());
+        match number {
+            Some(number @ FORMAT_FIRST..=FORMAT_KNOWN) => Ok(number),
+            _ => Err(StorageError::Format {
+                path,
+                found: found.trim().into(),
+                known: format!("{FORMAT}{FORMAT_KNOWN}"),
+            }),
+        }
     }
 
     /// Opens and locks the directory of an existing member.
@@ -73,15 +113,7 @@ impl DataDir {
             root: root.to_path_buf(),
             _lock: lock(root)?,
         };
-        let path = dir.format_file();
-        let found = fs::read_to_string(&path).map_err(StorageError::io("read", &path))?;
-        if found != FORMAT {
-            return Err(StorageError::Format {
-                path,
-                found: found.trim().into(),
-                known: FORMAT.trim_end(),
-            });
-        }
+        dir.format()?;
         Ok(dir)
     }
 
@@ -233,17 +265,65 @@ mod tests {
         ));
     }
 
+    fn sealed(root: &Path) -> DataDir {
+        let dir = DataDir::create(root).unwrap();
+        dir.seal().unwrap();
+        dir
+    }
+
     #[test]
     fn an_unknown_format_is_refused() {
+        for unknown in [
+            "vfsd data directory 9\n",
+            "vfsd data directory 0\n",
+            "vfsd data directory\n",
+            "1\n",
+            "",
+        ] {
+            let temp = tempfile::tempdir().unwrap();
+            drop(sealed(temp.path()));
+            fs::write(temp.path().join("FORMAT"), unknown).unwrap();
+            let refused = DataDir::open(temp.path());
+            assert!(
+                matches!(refused, Err(StorageError::Format { .. })),
+                "{unknown:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_directory_of_a_newer_level_is_refused_by_its_number_and_stays_as_it_is() {
         let temp = tempfile::tempdir().unwrap();
-        let dir = DataDir::create(temp.path()).unwrap();
-        dir.seal().unwrap();
+        let newer = format!("vfsd data directory {}\n", FORMAT_KNOWN + 1);
+        drop(sealed(temp.path()));
+        fs::write(temp.path().join("FORMAT"), &newer).unwrap();
+        let said = DataDir::open(temp.path()).unwrap_err().to_string();
+        assert!(
+            said.contains(newer.trim_end()) && said.contains(&FORMAT_KNOWN.to_string()),
+            "{said}"
+        );
+        assert_eq!(
+            fs::read_to_string(temp.path().join("FORMAT")).unwrap(),
+            newer
+        );
+    }
+
+    #[test]
+    fn the_level_of_a_directory_rises_and_never_falls() {
+        let temp = tempfile::tempdir().unwrap();
+        let format = || fs::read_to_string(temp.path().join("FORMAT")).unwrap();
+        let dir = sealed(temp.path());
+        dir.raise_level(0).unwrap();
+        assert_eq!(
+            format(),
+            "vfsd data directory 1\n",
+            "as builds from before levels write it"
+        );
+        dir.raise_level(RULES_KNOWN).unwrap();
+        dir.raise_level(0).unwrap();
+        assert_eq!(format(), format!("vfsd data directory {FORMAT_KNOWN}\n"));
         drop(dir);
-        fs::write(temp.path().join("FORMAT"), "vfsd data directory 9\n").unwrap();
-        assert!(matches!(
-            DataDir::open(temp.path()),
-            Err(StorageError::Format { .. })
-        ));
+        DataDir::open(temp.path()).unwrap();
     }
 
     #[test]

@@ -60,14 +60,17 @@ pub enum StorageError {
     #[error("{} is in use by another vfsd; stop it first", .0.display())]
     InUse(PathBuf),
     /// The directory was written by another version.
-    #[error("{} has format {found:?}; this version reads {known:?}", path.display())]
+    #[error(
+        "{} has format {found:?}; this version reads up to {known:?}: install the one that wrote it, or a newer one",
+        path.display()
+    )]
     Format {
         /// The format file.
         path: PathBuf,
         /// What it says.
         found: String,
-        /// What this version knows.
-        known: &'static str,
+        /// The newest that this version knows.
+        known: String,
     },
     /// There is something where a new data directory should go.
     #[error("{} holds a member's data already; use another --data-dir, or move it away", .0.display())]
