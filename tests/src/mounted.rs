@@ -26,12 +26,21 @@ impl Mounted {
     /// # Errors
     /// If a program is not built, a node does not boot, or the members do not agree.
     pub fn boot(count: u8) -> Result<Self> {
+        Self::boot_prepared(count, |_| Ok(()))
+    }
+
+    /// As [`Mounted::boot`]; `prepare` changes each node before anything of the product runs there.
+    ///
+    /// # Errors
+    /// As [`Mounted::boot`], or if `prepare` fails.
+    pub fn boot_prepared(count: u8, prepare: impl Fn(&Node) -> Result<()>) -> Result<Self> {
         formation::require_product(&Product::of_this_build()?)?;
         let cluster = TestCluster::boot(count)?;
         let mounted = Self {
             nodes: cluster.nodes()?,
             cluster,
         };
+        mounted.nodes.iter().try_for_each(prepare)?;
         formation::form(&mounted.nodes)?;
         Ok(mounted)
     }

@@ -93,6 +93,11 @@ impl Background {
         self.lines.try_iter().last()
     }
 
+    /// The lines that it wrote since the last look.
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.try_iter().collect()
+    }
+
     /// Closes its input and waits for its end.
     ///
     /// # Errors

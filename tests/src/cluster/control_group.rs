@@ -173,9 +173,9 @@ impl ControlGroup {
 
 /// Whether no thread in the frozen group `folder` or below it runs.
 ///
-/// The kernel calls a group frozen when its last thread has come to the freezer, and one that waits for the tree cannot:
-/// it sleeps until the daemon answers, which is frozen. It stands still all the same. Whoever slept so that a signal
-/// wakes him was woken when the group was told to freeze, so of those that do not run each is either at the freezer or
+/// The kernel calls a group frozen when its last thread has come to the freezer, and one that waits for the tree
+/// cannot: it sleeps until the daemon answers, which is frozen. It stands still all the same. Who sleeps so that a
+/// signal wakes him was woken when the group was told to freeze, so of those that do not run each is at the freezer, or
 /// goes there before its program goes on.
 fn nothing_runs(folder: &Path) -> bool {
     let threads = fs::read_to_string(folder.join("cgroup.threads")).unwrap_or_default();

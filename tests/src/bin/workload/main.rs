@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use crate::saves::Refusal;
+
 /// What system tests run inside nodes.
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -48,6 +50,9 @@ enum Work {
         file: PathBuf,
         /// The first number
         first: u64,
+        /// Tell a refusal for want of a majority and go on with the next number
+        #[arg(long)]
+        go_on: bool,
     },
     /// Make one small file after another and print each number when it is acknowledged
     Create {
@@ -55,6 +60,14 @@ enum Work {
         folder: PathBuf,
         /// What names begin with
         prefix: String,
+        /// Tell a refusal for want of a majority and go on with the next number
+        #[arg(long)]
+        go_on: bool,
+    },
+    /// Print the names of the files of `create` that are whole; a mixed or torn one is an error
+    Check {
+        /// The folder
+        folder: PathBuf,
     },
     /// Perform random operations on names that begin with `prefix`, and print those that were possible
     Operate {
@@ -92,8 +105,15 @@ fn perform(work: Work) -> Result<()> {
             count,
             mkdir,
         } => race::run(&folder, count, mkdir),
-        Work::Save { file, first } => saves::save(&file, first, &until_input_ends()),
-        Work::Create { folder, prefix } => saves::create(&folder, &prefix, &until_input_ends()),
+        Work::Save { file, first, go_on } => {
+            saves::save(&file, first, refusal(go_on), &until_input_ends())
+        }
+        Work::Create {
+            folder,
+            prefix,
+            go_on,
+        } => saves::create(&folder, &prefix, refusal(go_on), &until_input_ends()),
+        Work::Check { folder } => saves::check(&folder),
         Work::Operate {
             folder,
             prefix,
@@ -101,6 +121,14 @@ fn perform(work: Work) -> Result<()> {
             count,
         } => operations::run(&folder, &prefix, seed, count),
         Work::Read { file } => saves::read(&file, &until_input_ends()),
+    }
+}
+
+fn refusal(go_on: bool) -> Refusal {
+    if go_on {
+        Refusal::IsTold
+    } else {
+        Refusal::Ends
     }
 }
 
