@@ -38,6 +38,22 @@ fn a_save_on_one_node_is_read_on_all() -> Result<()> {
 }
 
 #[test]
+fn the_only_member_takes_saves_after_a_while_without_any() -> Result<()> {
+    let mounted = Mounted::boot(1)?;
+    let [n1] = mounted.nodes() else {
+        unreachable!("one node was asked for")
+    };
+    n1.sh("echo first > /vfs/mid/a")?;
+    let idle = "find /vfs/mid/a -not -newermt '-2 seconds'";
+    wait_until("a while without a save", limits::COMMAND_MAX, || {
+        Ok(!n1.sh(idle)?.is_empty())
+    })?;
+    n1.sh("echo second > /vfs/mid/a")?;
+    assert_eq!(n1.sh("cat /vfs/mid/a")?, "second\n");
+    Ok(())
+}
+
+#[test]
 fn no_reader_sees_an_empty_mixed_or_older_document() -> Result<()> {
     let mounted = Mounted::boot(3)?;
     let [n1, n2, n3] = mounted.three()?;

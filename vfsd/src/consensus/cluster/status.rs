@@ -109,9 +109,10 @@ impl StatusBoard {
             let missing: Vec<u64> = others().filter(silent).collect();
             let acked = metrics.last_quorum_acked.as_ref();
             let since = acked.map(|at| at.elapsed());
+            // Nobody acknowledges anything to the only voter; it is its own majority.
             let alone = others().next().is_none().then_some(Duration::ZERO);
-            if let Some(at) = since
-                .or(alone)
+            if let Some(at) = alone
+                .or(since)
                 .and_then(|age| Instant::now().checked_sub(age))
             {
                 core.quorum.confirmed_at(at);
