@@ -204,5 +204,9 @@ fn change_root(root: &Path) -> Result<()> {
     chdir("/")?;
     umount2("/.host", MntFlags::MNT_DETACH)?;
     fs::remove_dir("/.host")?;
+    // As systemd does on a machine and not in what it takes for a container: a mount that is made later reaches the
+    // services that have a mount namespace of their own. The host is left by now.
+    let shared = MsFlags::MS_REC | MsFlags::MS_SHARED;
+    mount(None::<&str>, "/", None::<&str>, shared, None::<&str>)?;
     Ok(())
 }
