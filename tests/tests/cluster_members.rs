@@ -1,4 +1,5 @@
-//! Members of a real cluster: tokens are used once and checked, learners see everything, removed members are gone.
+//! Members of a real cluster: tokens are used once and checked, learners see everything, removed members are gone for
+//! good, the authority changes while all run, a damaged member comes back.
 
 use std::time::Duration;
 
@@ -86,4 +87,143 @@ fn refuses(node: &Node, command: &str, word: &str) -> Result<()> {
         "data was left behind"
     );
     Ok(())
+}
+
+/// Signs a certificate of the node with id `$0` by a copy of the authority's key, as whoever has that copy can.
+const FORGE: &str = r#"
+    cd /root/stolen
+    openssl x509 -inform der -in ca.der -out ca.pem
+    openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out forged.key
+    openssl req -new -key forged.key -subj /CN=node-$0 -out forged.csr
+    printf "subjectAltName=DNS:node-$0,DNS:vfsd\nextendedKeyUsage=serverAuth,clientAuth\n" > extensions
+    openssl x509 -req -in forged.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile extensions -out forged.pem
+"#;
+
+#[test]
+fn a_removed_voter_with_the_old_key_is_a_stranger_once_the_authority_has_changed() -> Result<()> {
+    let mounted = Mounted::boot(3)?;
+    let [n1, n2, n3] = mounted.three()?;
+    n1.sh("mkdir /vfs/load")?;
+    let load = |node: &Node| {
+        let prefix = format!("{}-", node.name());
+        node.start(&["workload", "create", "/vfs/load", &prefix, "--go-on"])
+    };
+    let loads = [load(n1)?, load(n2)?, load(n3)?];
+    let daemons = "systemctl show -P MainPID vfsd; systemctl show -P NRestarts vfsd";
+    let before = [n1.sh(daemons)?, n2.sh(daemons)?, n3.sh(daemons)?];
+    rotate(n1)?;
+    let authority = "sha256sum < /var/lib/vfsd/tls/ca.der";
+    assert_eq!(n1.sh(authority)?, n3.sh(authority)?);
+    assert_eq!(
+        before,
+        [n1.sh(daemons)?, n2.sh(daemons)?, n3.sh(daemons)?],
+        "a daemon was restarted"
+    );
+    n3.sh("cp -a /var/lib/vfsd/tls /root/stolen")?;
+    n3.run(&["bash", "-ec", FORGE, &id_of(n2)?])
+        .and_then(succeeded)?;
+    assert!(
+        is_taken_for_a_member(n3, n1, 5)?,
+        "the forged certificate is no good: it proves nothing"
+    );
+    n1.sh("vfsd member remove n3")?;
+    rotate(n1)?;
+    for member in [n1, n2] {
+        assert!(
+            !is_taken_for_a_member(n3, member, 20)?,
+            "{} takes the old key",
+            member.name()
+        );
+    }
+    let [first, second, _] = loads;
+    for (load, node) in [(first, n1), (second, n2)] {
+        let made = load.stop(limits::COMMAND_MAX)?.ok()?;
+        barrier(n1)?;
+        let there = n1.sh("ls /vfs/load")?;
+        let name = |number: &String| format!("{}-{number}", node.name());
+        let lost: Vec<_> = made
+            .iter()
+            .map(name)
+            .filter(|name| !there.lines().any(|line| line == name))
+            .collect();
+        assert!(
+            !made.is_empty() && lost.is_empty(),
+            "{} of {} lost: {lost:?}",
+            lost.len(),
+            made.len()
+        );
+    }
+    assert_eq!(
+        before[..2],
+        [n1.sh(daemons)?, n2.sh(daemons)?],
+        "a daemon was restarted"
+    );
+    Ok(())
+}
+
+fn rotate(node: &Node) -> Result<()> {
+    let said = node.sh("vfsd ca rotate")?;
+    assert!(said.contains("has a new certificate authority"), "{said}");
+    Ok(())
+}
+
+fn id_of(node: &Node) -> Result<String> {
+    let status: serde_json::Value = serde_json::from_str(&node.sh("vfsd status --json")?)?;
+    Ok(status["id"].to_string())
+}
+
+fn succeeded(finished: system_tests::cluster::Finished) -> Result<()> {
+    anyhow::ensure!(finished.status.success(), "{}", finished.stderr_text());
+    Ok(())
+}
+
+/// Whether `to` keeps a connection from `from` that shows the forged certificate, for `seconds`.
+fn is_taken_for_a_member(from: &Node, to: &Node, seconds: u8) -> Result<bool> {
+    let connect = format!(
+        "cd /root/stolen; timeout {seconds} openssl s_client -connect {}:7601 -tls1_3 -alpn ctx/1 -ign_eof \
+         -cert forged.pem -key forged.key",
+        to.address()
+    );
+    let ended = from.run(&["sh", "-c", &connect])?;
+    let (status, said) = (
+        ended.status.code(),
+        ended.stdout_text() + &ended.stderr_text(),
+    );
+    assert!(
+        said.contains("CONNECTED") && (status == Some(124) || said.contains("alert")),
+        "{said}"
+    );
+    Ok(status == Some(124))
+}
+
+/// What OPERATIONS.md says of a damaged log, as an operator types it.
+#[test]
+fn a_member_with_a_damaged_log_rejoins_and_votes_again() -> Result<()> {
+    let mounted = Mounted::boot(3)?;
+    let [n1, _, n3] = mounted.three()?;
+    n1.sh("for i in $(seq 50); do echo $i > /vfs/mid/$i; done")?;
+    barrier(n3)?;
+    let former = id_of(n3)?;
+    n3.sh("systemctl stop vfsd && cd /var/lib/vfsd/log && printf damage | dd of=$(ls | head -n 1) bs=1 seek=3000 conv=notrunc")?;
+    let started = n3.run(&["systemctl", "start", "vfsd"])?;
+    assert!(
+        !started.status.success(),
+        "a member with a damaged log started"
+    );
+    let said = n3.sh("journalctl -o cat -u vfsd")?;
+    assert!(
+        said.contains("the log is damaged") && said.contains("vfsd rejoin"),
+        "{said}"
+    );
+    n3.sh("systemctl stop vfsd && vfsd rejoin && systemctl start vfsd")?;
+    formation::wait_for_leader(n3)?;
+    barrier(n3)?;
+    assert_eq!(n3.sh("cat /vfs/mid/50")?, "50\n");
+    assert_ne!(id_of(n3)?, former, "it would vote twice with one id");
+    n3.sh("ls -d /var/lib/vfsd.damaged-*")?;
+    n1.sh("vfsd member promote n3")?;
+    wait_until("it to vote", limits::CLUSTER_READY_MAX, || {
+        Ok(formation::status(n3)?["role"] == "follower")
+    })?;
+    formation::wait_for_members(mounted.nodes())
 }
