@@ -49,6 +49,7 @@ const ARROWS: &[(&str, &str, &[&str])] = &[
         "vfsd",
         "consensus",
         &[
+            "fs::feed",
             "fs::proposer",
             "state_machine",
             "storage",

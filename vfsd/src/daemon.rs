@@ -97,7 +97,7 @@ pub async fn run(paths: DaemonPaths) -> anyhow::Result<()> {
     // Handle numbers differ from those of an earlier daemon, whose session this one may resume.
     let first_handle = u64::from(rand::random::<u32>()) << 32;
     let fs = FileSystem::new(first_handle, tokio::runtime::Handle::current());
-    let node = Arc::new(Node::start(settings, fs.clone()).await?);
+    let node = Arc::new(Node::start(settings, Arc::clone(fs.feed())).await?);
     fs.attach(node.proposer());
     let socket = paths.runtime_dir.join(ADMIN_SOCKET);
     let admin = AdminServer::start(&socket, Arc::clone(&node), paths.mount.clone())?;

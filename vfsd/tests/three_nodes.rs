@@ -20,15 +20,15 @@ use vfsd::consensus::leader_link::AskError;
 use vfsd::consensus::node::Node;
 use vfsd::consensus::wire::{Append, Ballot, ClusterChange, Reply, Request};
 use vfsd::daemon::node_settings;
-use vfsd::fs::proposer::{ChangeSink, Proposal, ProposeError};
+use vfsd::fs::feed::ChangeFeed;
+use vfsd::fs::proposer::{Proposal, ProposeError};
 use vfsd::limits::RUNTIME_WORKERS;
-use vfsd::state_machine::StateMachine;
 use vfsd::state_machine::command::{
     Author, Command, ContentUpdate, Create, Grant, JoinToken, Mkdir, NodeKind, Write,
 };
 use vfsd::state_machine::ids::{InodeNo, NodeId};
 use vfsd::state_machine::log_time::WallTime;
-use vfsd::state_machine::outcome::{Applied, FsError};
+use vfsd::state_machine::outcome::FsError;
 use vfsd::storage::append_log::AppendLog;
 use vfsd::storage::data_dir::DataDir;
 use vfsd::storage::record::StoredEntry;
@@ -41,15 +41,6 @@ use vfsd::transport::token::Token;
 
 const SEGMENT: u64 = 22 * 1024 * 1024;
 const LONG: Duration = Duration::from_secs(60);
-
-struct NoSink;
-
-impl ChangeSink for NoSink {
-    fn before_publication(&self, _: &[Applied]) {}
-    fn applied(&self, _: &Applied) {}
-    fn before_replacement(&self, _: &StateMachine, _: &StateMachine) {}
-    fn replaced(&self, _: &StateMachine, _: &StateMachine) {}
-}
 
 /// A member that can be started, crashed and started again.
 struct Member {
@@ -100,7 +91,7 @@ impl Member {
             let settings = node_settings(&data, &config, self.dir.path(), SEGMENT).unwrap();
             // The directory's lock is the daemon's business; the log is opened once at a time here anyway.
             runtime
-                .block_on(Node::start(settings, Arc::new(NoSink)))
+                .block_on(Node::start(settings, Arc::new(ChangeFeed::default())))
                 .ok()
         });
         self.running = Some((runtime, Arc::new(node)));

@@ -12,27 +12,17 @@ use vfsd::config::NodeConfig;
 use vfsd::consensus::node::{Node, NodeSettings};
 use vfsd::consensus::wire::{ClusterChange, Request};
 use vfsd::daemon::node_settings;
-use vfsd::fs::proposer::{ChangeSink, Proposal};
+use vfsd::fs::feed::ChangeFeed;
+use vfsd::fs::proposer::Proposal;
 use vfsd::limits::RUNTIME_WORKERS;
-use vfsd::state_machine::StateMachine;
 use vfsd::state_machine::command::{Author, Command, Grant, JoinToken, SetXattr, XattrMode};
 use vfsd::state_machine::ids::InodeNo;
 use vfsd::state_machine::log_time::WallTime;
-use vfsd::state_machine::outcome::Applied;
 use vfsd::storage::data_dir::DataDir;
 use vfsd::transport::token::Token;
 
 use crate::Plan;
 use crate::samples::SAVE;
-
-struct NoSink;
-
-impl ChangeSink for NoSink {
-    fn before_publication(&self, _: &[Applied]) {}
-    fn applied(&self, _: &Applied) {}
-    fn before_replacement(&self, _: &StateMachine, _: &StateMachine) {}
-    fn replaced(&self, _: &StateMachine, _: &StateMachine) {}
-}
 
 /// The leader in this process, and the other two members as child processes.
 struct Cluster {
@@ -57,7 +47,7 @@ async fn start(data_dir: &Path) -> anyhow::Result<Node> {
     let runtime_dir = data_dir.join("run");
     std::fs::create_dir_all(&runtime_dir)?;
     let settings = node_settings(&data, &config, &runtime_dir, NodeSettings::SEGMENT_BYTES)?;
-    Node::start(settings, Arc::new(NoSink)).await
+    Node::start(settings, Arc::new(ChangeFeed::default())).await
 }
 
 /// What a child process does: runs the member in `data_dir` until it is killed.

@@ -46,7 +46,8 @@ use crate::consensus::sessions::lease_keeper;
 use crate::consensus::sessions::lease_table::LeaseTable;
 use crate::consensus::view::View;
 use crate::consensus::writer::Writer;
-use crate::fs::proposer::{ChangeSink, Proposer};
+use crate::fs::feed::ChangeFeed;
+use crate::fs::proposer::Proposer;
 use crate::limits::{
     ELECTION_TIMEOUT_MAX, ELECTION_TIMEOUT_MIN, HEARTBEAT_INTERVAL, LOG_ENTRIES_KEPT,
     LOG_SEGMENT_BYTES, SNAPSHOT_TIMEOUT,
@@ -141,11 +142,11 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts the member on this machine; every change is told to `sink`, also those that are applied while starting.
+    /// Starts the member on this machine; every change is told to `feed`, also those that are applied while starting.
     ///
     /// # Errors
     /// If the log or the snapshot is damaged, or the address is taken.
-    pub async fn start(settings: NodeSettings, sink: Arc<dyn ChangeSink>) -> anyhow::Result<Self> {
+    pub async fn start(settings: NodeSettings, feed: Arc<ChangeFeed>) -> anyhow::Result<Self> {
         let tls = LiveTls::new(TlsSettings::new(&settings.identity)?);
         let dialer = Arc::new(TlsDialer(Arc::clone(&tls)));
         let (address, server_tls) = (settings.listen.clone(), Arc::clone(&tls));
@@ -162,7 +163,7 @@ impl Node {
             listen,
             tls: Some(tls),
         };
-        Self::start_on(machine, settings, sink).await
+        Self::start_on(machine, settings, feed).await
     }
 
     /// As [`Node::start`], on the machine that is given.
@@ -172,10 +173,10 @@ impl Node {
     pub async fn start_on(
         machine: Machine,
         settings: NodeSettings,
-        sink: Arc<dyn ChangeSink>,
+        feed: Arc<ChangeFeed>,
     ) -> anyhow::Result<Self> {
         let disk = Arc::clone(&machine.disk);
-        let published = Published::new(sink);
+        let published = Published::new(feed);
         let (dialer, tls) = (machine.dialer, machine.tls);
         let core = open_core(&settings, published, machine.disk, dialer, tls).await?;
         let peers_file = settings.peers_file.clone();

@@ -12,10 +12,11 @@ use parking_lot::Mutex;
 
 use super::attr::Attr;
 use super::errno::{Failure, FsResult};
-use super::file_io::wall_now;
+use super::feed::ChangeFeed;
 use super::handles::{DirectoryEntry, DirectoryHandle, Handle, HandleTable};
 use super::known_inodes::KnownInodes;
-use super::proposer::{ChangeSink, NodeStatus, ProposeError, Proposer};
+use super::orphans::Orphans;
+use super::proposer::{NodeStatus, ProposeError, Proposer};
 use super::save::Leftovers;
 use super::virtual_tree::{self, Node, NowVersions, VFS_NAME};
 use crate::limits::{NAME_LEN_BYTES_MAX, TREE_BYTES_MAX, TREE_INODES_MAX};
@@ -23,26 +24,14 @@ use crate::state_machine::StateMachine;
 use crate::state_machine::ids::{FencingToken, HandleId, InodeNo, LogIndex, SessionId};
 use crate::state_machine::inode::{Inode, Kind, without_privileges};
 use crate::state_machine::namespace::LK;
-use crate::state_machine::outcome::{Applied, Change, FsError};
-
-/// Receives applied entries for the replay of their events. Must return at once.
-pub trait EventFeed: Send + Sync + 'static {
-    /// An entry was applied and is visible.
-    fn applied(&self, entry: &Applied);
-
-    /// A change of this node must be announced on this node too: no call of its own has told watchers of it.
-    fn raise(&self, change: Change);
-
-    /// How many entries wait to be replayed.
-    fn lag(&self) -> u64;
-}
+use crate::state_machine::outcome::FsError;
 
 /// The mounted tree of one node.
 pub struct FileSystem {
     proposer: OnceLock<Arc<dyn Proposer>>,
-    feed: OnceLock<Arc<dyn EventFeed>>,
-    pub(super) handles: HandleTable,
-    pub(super) known: KnownInodes,
+    pub(super) feed: Arc<ChangeFeed>,
+    pub(super) handles: Arc<HandleTable>,
+    pub(super) known: Arc<KnownInodes>,
     pub(super) versions: NowVersions,
     /// Saves that nobody waits for any more.
     pub(super) leftovers: Leftovers,
@@ -73,11 +62,19 @@ impl FileSystem {
     /// A filesystem whose handle numbers start at `first_handle`: they must differ from those that an earlier daemon
     /// used in the same session. Attach a proposer before the first call.
     pub fn new(first_handle: u64, runtime: tokio::runtime::Handle) -> Arc<Self> {
+        let feed = Arc::new(ChangeFeed::default());
+        let handles = Arc::new(HandleTable::new(first_handle));
+        let known = Arc::<KnownInodes>::default();
+        // First of all subscribers: the others find what an entry took away.
+        feed.subscribe(Arc::new(Orphans {
+            known: Arc::clone(&known),
+            handles: Arc::clone(&handles),
+        }));
         Arc::new(Self {
             proposer: OnceLock::new(),
-            feed: OnceLock::new(),
-            handles: HandleTable::new(first_handle),
-            known: KnownInodes::default(),
+            feed,
+            handles,
+            known,
             versions: NowVersions::default(),
             leftovers: Leftovers::default(),
             runtime,
@@ -90,9 +87,9 @@ impl FileSystem {
         let _ = self.proposer.set(proposer);
     }
 
-    /// Connects the replay of events. Only the first call counts.
-    pub fn attach_feed(&self, feed: Arc<dyn EventFeed>) {
-        let _ = self.feed.set(feed);
+    /// The stream of what is applied on this node: consensus publishes into it.
+    pub fn feed(&self) -> &Arc<ChangeFeed> {
+        &self.feed
     }
 
     /// What the kernel holds references to.
@@ -124,13 +121,6 @@ impl FileSystem {
         self.proposer
             .get()
             .expect("the composition root attaches a proposer before it mounts")
-    }
-
-    /// Announces a change of this node that no call has told watchers of.
-    pub(super) fn raise_here(&self, change: Change) {
-        if let Some(feed) = self.feed.get() {
-            feed.raise(change);
-        }
     }
 
     /// Waits until this node has applied everything that was committed before the call.
@@ -286,7 +276,7 @@ impl FileSystem {
         match node {
             Node::Members => virtual_tree::members_json(state, &status.voters),
             _ => {
-                let lag = self.feed.get().map_or(0, |feed| feed.lag());
+                let lag = self.feed.lag();
                 let (pending, dropped) = (self.leftovers.pending(), self.leftovers.dropped());
                 virtual_tree::status_json(&status, lag, &pending, &dropped)
             }
@@ -473,53 +463,5 @@ impl FileSystem {
             },
             None => Ok(Ground::default()),
         }
-    }
-}
-
-impl ChangeSink for FileSystem {
-    fn before_publication(&self, batch: &[Applied]) {
-        gone_in(batch).for_each(|inode| self.known.keep(inode, wall_now()));
-    }
-
-    fn applied(&self, entry: &Applied) {
-        for inode in gone_in(std::slice::from_ref(entry)) {
-            self.known.settle(inode.number, self.is_open(inode.number));
-        }
-        if let Some(feed) = self.feed.get() {
-            feed.applied(entry);
-        }
-    }
-
-    fn before_replacement(&self, old: &StateMachine, new: &StateMachine) {
-        self.gone_with(old, new)
-            .iter()
-            .for_each(|inode| self.known.keep(inode, wall_now()));
-    }
-
-    fn replaced(&self, old: &StateMachine, new: &StateMachine) {
-        // Once more, for those that were looked up while the new state was on its way.
-        for inode in self.gone_with(old, new) {
-            if self.known.gone(inode.number).is_none() {
-                self.known.keep(&inode, wall_now());
-            }
-        }
-    }
-}
-
-fn gone_in(batch: &[Applied]) -> impl Iterator<Item = &Arc<Inode>> {
-    let changes = batch.iter().flat_map(|applied| &applied.changes);
-    changes.filter_map(|change| match change {
-        Change::Gone(inode) => Some(inode),
-        _ => None,
-    })
-}
-
-impl FileSystem {
-    /// What somebody here can reach of the old state and the new one does not have.
-    fn gone_with(&self, old: &StateMachine, new: &StateMachine) -> Vec<Arc<Inode>> {
-        let reachable = self.known.all().into_iter().chain(self.handles.all_open());
-        let gone = reachable.filter(|number| new.tree().inode(*number).is_none());
-        gone.filter_map(|number| old.tree().inode(number).cloned())
-            .collect()
     }
 }

@@ -1,16 +1,19 @@
 //! The filesystem by inode, without FUSE in it.
 //!
-//! Arrows: `fuse -> fs -> state_machine`; consensus is reached through the port in [`proposer`].
+//! Arrows: `fuse -> fs -> state_machine`; consensus is reached through the port in [`proposer`], and tells what it
+//! applies through [`feed`].
 
 pub mod attr;
 pub mod caller;
 pub mod errno;
+pub mod feed;
 mod file_io;
 pub mod file_system;
 pub mod handles;
 pub mod known_inodes;
 mod names;
 pub mod open_flags;
+mod orphans;
 pub mod proposer;
 pub mod save;
 pub mod virtual_tree;

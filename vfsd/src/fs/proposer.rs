@@ -111,18 +111,3 @@ pub struct NodeStatus {
     /// Reads may be older than the cluster: no barrier has succeeded since the start.
     pub stale: bool,
 }
-
-/// Receives every applied entry, in order. Called from `apply`: must return at once and never touch the mount.
-pub trait ChangeSink: Send + Sync + 'static {
-    /// The entries of a batch were applied and are about to be published: inodes that they removed can still be kept.
-    fn before_publication(&self, batch: &[crate::state_machine::outcome::Applied]);
-
-    /// An entry was applied and is visible in the published state; its proposer has not been answered yet.
-    fn applied(&self, entry: &crate::state_machine::outcome::Applied);
-
-    /// A snapshot is about to replace the whole state: inodes that it has no more can still be kept.
-    fn before_replacement(&self, old: &StateMachine, new: &StateMachine);
-
-    /// A snapshot has replaced the whole state.
-    fn replaced(&self, old: &StateMachine, new: &StateMachine);
-}

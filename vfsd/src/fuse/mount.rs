@@ -83,7 +83,7 @@ impl Mount {
     pub fn start(fs: Arc<FileSystem>, point: &Path, own: NodeId) -> Result<Self, MountError> {
         let runtime = fs.runtime().clone();
         let queue = ReplayQueue::new(own, &fs);
-        fs.attach_feed(queue.clone());
+        fs.feed().subscribe(queue.clone());
         let shared = Arc::new(Shared {
             point: prepare(point)?,
             tickets: Arc::default(),

@@ -10,13 +10,13 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Condvar, Mutex};
 
 use crate::fs::FileSystem;
-use crate::fs::file_system::EventFeed;
+use crate::fs::feed::{Step, Subscriber};
 use crate::limits::REPLAY_QUEUE_MAX;
 use crate::state_machine::StateMachine;
 use crate::state_machine::ids::{InodeNo, NodeId};
 use crate::state_machine::inode::Inode;
 use crate::state_machine::name::Name;
-use crate::state_machine::outcome::{Applied, Change};
+use crate::state_machine::outcome::Change;
 
 /// A change to raise events for.
 #[derive(Debug, Clone)]
@@ -199,26 +199,28 @@ impl Inner {
     }
 }
 
-impl EventFeed for ReplayQueue {
-    fn applied(&self, entry: &Applied) {
+impl Subscriber for ReplayQueue {
+    fn after(&self, step: Step<'_>, state: &Arc<StateMachine>) {
         let Some(fs) = self.fs.upgrade() else { return };
-        let state = fs.state();
         let mut inner = self.inner.lock();
-        if entry.node != self.own {
-            let gone: Vec<Arc<Inode>> = entry.changes.iter().filter_map(gone_in).collect();
-            for change in &entry.changes {
-                inner.push(&fs, &state, change, &gone);
+        if let Step::Entry(entry) = step
+            && entry.applied.node != self.own
+        {
+            let changes = &entry.applied.changes;
+            let gone: Vec<Arc<Inode>> = changes.iter().filter_map(gone_in).collect();
+            for change in changes {
+                inner.push(&fs, state, change, &gone);
             }
         }
-        inner.state = Some(state);
+        inner.state = Some(Arc::clone(state));
         drop(inner);
         self.ready.notify_one();
     }
 
-    fn raise(&self, change: Change) {
+    fn announced(&self, change: &Change) {
         if let Some(fs) = self.fs.upgrade() {
             let state = fs.state();
-            self.inner.lock().push(&fs, &state, &change, &[]);
+            self.inner.lock().push(&fs, &state, change, &[]);
             self.ready.notify_one();
         }
     }

@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use vfsd::fs::FileSystem;
-use vfsd::fs::proposer::{
-    ChangeSink, Committed, NodeStatus, Proposal, ProposeError, Proposer, ProposerFuture,
-};
+use vfsd::fs::feed::{AppliedEntry, ChangeFeed, Step};
+use vfsd::fs::proposer::{Committed, NodeStatus, Proposal, ProposeError, Proposer, ProposerFuture};
 use vfsd::state_machine::StateMachine;
 use vfsd::state_machine::command::{Author, Command, Entry, Grant, Member, Origin};
 use vfsd::state_machine::ids::{LogIndex, NodeId, RequestNo, SessionId};
@@ -19,7 +18,7 @@ pub struct SharedLog {
     /// Lock order: the log before the published state.
     log: Mutex<StateMachine>,
     published: RwLock<Arc<StateMachine>>,
-    sinks: Mutex<Vec<Arc<FileSystem>>>,
+    feeds: Mutex<Vec<(NodeId, Arc<ChangeFeed>)>>,
     quorum: AtomicBool,
     contact: AtomicBool,
     stalls: AtomicBool,
@@ -32,7 +31,7 @@ impl SharedLog {
         let log = Arc::new(Self {
             published: RwLock::new(Arc::new(state.clone())),
             log: Mutex::new(state),
-            sinks: Mutex::default(),
+            feeds: Mutex::default(),
             quorum: true.into(),
             contact: true.into(),
             stalls: false.into(),
@@ -83,7 +82,8 @@ impl SharedLog {
         self.append(None, Command::MemberPut(member));
         let session = SessionId(self.append(None, Command::SessionOpen { node }).index.0);
         let fs = FileSystem::new(number << 32, runtime.clone());
-        self.sinks.lock().unwrap().push(fs.clone());
+        let feed = Arc::clone(fs.feed());
+        self.feeds.lock().unwrap().push((node, feed));
         let next = AtomicU64::new(1);
         fs.attach(Arc::new(TestNode {
             log: self.clone(),
@@ -128,14 +128,24 @@ impl SharedLog {
         if index.0.is_multiple_of(every) {
             vfsd::state_machine::invariants::check(&state).expect("every state is whole");
         }
-        let sinks = self.sinks.lock().unwrap().clone();
-        sinks
+        let (feeds, state) = (self.feeds.lock().unwrap().clone(), Arc::new(state.clone()));
+        let told = |node: NodeId| {
+            Arc::new(AppliedEntry {
+                applied: applied.clone(),
+                author: entry.author.clone(),
+                wall,
+                is_awaited: applied.node == node,
+            })
+        };
+        let told: Vec<_> = feeds
             .iter()
-            .for_each(|sink| sink.before_publication(std::slice::from_ref(&applied)));
-        *self.published.write().unwrap() = Arc::new(state.clone());
-        sinks
-            .iter()
-            .for_each(|sink| ChangeSink::applied(&**sink, &applied));
+            .map(|(node, feed)| (feed, told(*node)))
+            .collect();
+        told.iter()
+            .for_each(|(feed, entry)| feed.before(Step::Entry(entry)));
+        *self.published.write().unwrap() = state.clone();
+        told.iter()
+            .for_each(|(feed, entry)| feed.after(Step::Entry(entry), &state));
         applied
     }
 }

@@ -8,8 +8,10 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::task::JoinSet;
 use vfsd::consensus::node::{Listen, Listening, Machine, Node, NodeSettings};
 use vfsd::consensus::raft::types::EntryBytes;
-use vfsd::fs::file_system::{EventFeed, FileSystem};
-use vfsd::state_machine::outcome::{Applied, Change};
+use vfsd::fs::FileSystem;
+use vfsd::fs::feed::{Step, Subscriber};
+use vfsd::state_machine::StateMachine;
+use vfsd::state_machine::outcome::Change;
 use vfsd::storage::append_log::AppendLog;
 use vfsd::storage::disk::Disk;
 use vfsd::storage::disk::fake::{FakeDisk, Faults};
@@ -59,20 +61,16 @@ pub struct Member {
 /// Writes what is applied into the trace.
 struct Feed(u64);
 
-impl EventFeed for Feed {
-    fn applied(&self, entry: &Applied) {
+impl Subscriber for Feed {
+    fn after(&self, step: Step<'_>, _state: &Arc<StateMachine>) {
+        let Step::Entry(entry) = step else { return };
+        let entry = &entry.applied;
         let changes: Vec<_> = entry.changes.iter().map(kind_of).collect();
         let (id, index, node) = (self.0, entry.index, entry.node);
         let outcome = entry.outcome;
         trace::line(&format!(
             "n{id} applied {index} of n{node}: {changes:?} {outcome:?}"
         ));
-    }
-
-    fn raise(&self, _change: Change) {}
-
-    fn lag(&self) -> u64 {
-        0
     }
 }
 
@@ -138,9 +136,9 @@ impl Member {
             listen,
             tls: None,
         };
-        let node = Node::start_on(machine, self.settings(), fs.clone()).await?;
+        let node = Node::start_on(machine, self.settings(), Arc::clone(fs.feed())).await?;
         fs.attach(node.proposer());
-        fs.attach_feed(Arc::new(Feed(self.id)));
+        fs.feed().subscribe(Arc::new(Feed(self.id)));
         self.running = Some(Running {
             node: Arc::new(node),
             fs,

@@ -33,20 +33,19 @@ impl Waiters {
         self.waiting.lock().remove(&id);
     }
 
+    /// Who waits for `id`, if anybody does: to be answered by the taker.
+    pub fn take(&self, id: ProposalId) -> Option<oneshot::Sender<Committed>> {
+        self.waiting.lock().remove(&id)
+    }
+
     /// A snapshot brought what the entries before it did: answers those whose numbers it has.
     pub fn complete_from(&self, answer: impl Fn(ProposalId) -> Option<Committed>) {
         let waiting: Vec<ProposalId> = self.waiting.lock().keys().copied().collect();
         for (id, committed) in waiting.into_iter().filter_map(|id| Some((id, answer(id)?))) {
-            self.complete(id, committed);
-        }
-    }
-
-    /// Answers who waits for `id`, if anybody does.
-    pub fn complete(&self, id: ProposalId, committed: Committed) {
-        let waiter = self.waiting.lock().remove(&id);
-        if let Some(waiter) = waiter {
-            // The receiver may have given up a moment ago; it has abandoned the number then.
-            let _ = waiter.send(committed);
+            if let Some(waiter) = self.take(id) {
+                // The receiver may have given up a moment ago; it has abandoned the number then.
+                let _ = waiter.send(committed);
+            }
         }
     }
 }

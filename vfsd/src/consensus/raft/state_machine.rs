@@ -18,7 +18,8 @@ use crate::consensus::raft::snapshot_store::SnapshotStore;
 use crate::consensus::raft::types::{
     LogId, Response, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
 };
-use crate::fs::proposer::{ChangeSink, Committed};
+use crate::fs::feed::{AppliedEntry, ChangeFeed, Step};
+use crate::fs::proposer::Committed;
 use crate::inline_task::promptly;
 use crate::state_machine::StateMachine;
 use crate::state_machine::command::{Author, Command, Entry};
@@ -37,18 +38,18 @@ pub struct Published {
     /// What the last entries came to, for comparing it with other members.
     pub lineages: Lineages,
     /// Who is told of each change.
-    pub sink: Arc<dyn ChangeSink>,
+    pub feed: Arc<ChangeFeed>,
 }
 
 impl Published {
-    /// An empty state that tells `sink` of changes.
-    pub fn new(sink: Arc<dyn ChangeSink>) -> Arc<Self> {
+    /// An empty state that tells `feed` of changes.
+    pub fn new(feed: Arc<ChangeFeed>) -> Arc<Self> {
         Arc::new(Self {
             state: ArcSwap::from_pointee(StateMachine::new()),
             applied: watch::Sender::new(0),
             waiters: Waiters::default(),
             lineages: Lineages::default(),
-            sink,
+            feed,
         })
     }
 }
@@ -82,13 +83,17 @@ impl RaftStateMachine {
     }
 
     fn replace(&mut self, meta: &SnapshotMeta, machine: StateMachine) {
-        let old = std::mem::replace(&mut self.machine, machine);
+        let (old, new) = (self.published.state.load_full(), Arc::new(machine.clone()));
+        self.machine = machine;
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        let sink = &self.published.sink;
-        sink.before_replacement(&old, &self.machine);
-        self.publish();
-        sink.replaced(&old, &self.machine);
+        let step = Step::Snapshot {
+            old: &old,
+            new: &new,
+        };
+        self.published.feed.before(step);
+        self.publish(Arc::clone(&new));
+        self.published.feed.after(step, &new);
         self.published.waiters.complete_from(|(session, number)| {
             let answer = self.machine.session(session)?.answer(number)?;
             Some(Committed {
@@ -98,8 +103,8 @@ impl RaftStateMachine {
         });
     }
 
-    fn publish(&self) {
-        self.published.state.store(Arc::new(self.machine.clone()));
+    fn publish(&self, state: Arc<StateMachine>) {
+        self.published.state.store(state);
         let index = self.last_applied.map_or(0, |id| id.index);
         self.published.lineages.note(index, self.machine.lineage());
         self.published.applied.send_replace(index);
@@ -135,24 +140,36 @@ impl RaftStateMachine {
             if id.index > 0 {
                 self.machine.pass(index);
             }
-            self.publish();
+            self.publish(Arc::new(self.machine.clone()));
             respond(responder, None);
             return Ok(());
         };
         let applied = self.machine.apply(index, &entry);
-        self.published
-            .sink
-            .before_publication(std::slice::from_ref(&applied));
-        self.publish();
-        if let (Command::LockBreak { inode }, Ok(_)) = (&entry.command, applied.outcome) {
+        let outcome = applied.outcome;
+        if let (Command::LockBreak { inode }, Ok(_)) = (&entry.command, outcome) {
             self.record_break(index, *inode, &entry.author);
         }
-        self.published.sink.applied(&applied);
+        let origin = entry.origin.as_ref();
+        let waiter = origin.and_then(|origin| {
+            let id = (origin.session, origin.request);
+            self.published.waiters.take(id)
+        });
+        let entry = Arc::new(AppliedEntry {
+            applied,
+            author: entry.author,
+            wall: entry.stamp.wall,
+            is_awaited: waiter.as_ref().is_some_and(|waiter| !waiter.is_closed()),
+        });
+        let (feed, state) = (&self.published.feed, Arc::new(self.machine.clone()));
+        feed.before(Step::Entry(&entry));
+        self.publish(Arc::clone(&state));
+        feed.after(Step::Entry(&entry), &state);
         promptly(|| {
             // The responder first: a proposer of this node stops listening to it as soon as its waiter is answered.
-            respond(responder, Some(applied.outcome));
-            if let Some(origin) = &entry.origin {
-                self.complete(index, origin, applied.outcome);
+            respond(responder, Some(outcome));
+            if let Some(waiter) = waiter {
+                // The receiver may have given up a moment ago; it has abandoned the number then.
+                let _ = waiter.send(Committed { index, outcome });
             }
         });
         Ok(())
@@ -171,18 +188,6 @@ impl RaftStateMachine {
             comm = author.comm,
             "a lock was broken"
         );
-    }
-
-    fn complete(
-        &self,
-        index: LogIndex,
-        origin: &crate::state_machine::command::Origin,
-        outcome: Outcome,
-    ) {
-        let id = (origin.session, origin.request);
-        self.published
-            .waiters
-            .complete(id, Committed { index, outcome });
     }
 }
 

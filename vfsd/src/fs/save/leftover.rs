@@ -98,7 +98,7 @@ impl FileSystem {
             Ok(()) if !pending => {}
             // The close was seen on this node before the bytes were committed: who reads the committed view looks
             // again.
-            Ok(()) => self.raise_here(Change::Modified {
+            Ok(()) => self.feed.announce(&Change::Modified {
                 inode: open.number,
                 closed: true,
                 by_path: false,

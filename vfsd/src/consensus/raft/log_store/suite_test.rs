@@ -9,22 +9,11 @@ use super::RaftLogStore;
 use crate::consensus::raft::snapshot_store::SnapshotStore;
 use crate::consensus::raft::state_machine::{Published, RaftStateMachine};
 use crate::consensus::raft::types::TypeConfig;
-use crate::fs::proposer::ChangeSink;
-use crate::state_machine::StateMachine;
-use crate::state_machine::outcome::Applied;
+use crate::fs::feed::ChangeFeed;
 use crate::storage::append_log::AppendLog;
 use crate::storage::disk::RealDisk;
 
 const SEGMENT: u64 = 64 * 1024;
-
-struct NoSink;
-
-impl ChangeSink for NoSink {
-    fn before_publication(&self, _: &[Applied]) {}
-    fn applied(&self, _: &Applied) {}
-    fn before_replacement(&self, _: &StateMachine, _: &StateMachine) {}
-    fn replaced(&self, _: &StateMachine, _: &StateMachine) {}
-}
 
 struct Builder;
 
@@ -35,7 +24,7 @@ impl StoreBuilder<TypeConfig, RaftLogStore, RaftStateMachine, tempfile::TempDir>
         let dir = tempfile::tempdir().unwrap();
         AppendLog::create_with(dir.path(), SEGMENT).unwrap();
         let log = AppendLog::open_with(dir.path(), SEGMENT).unwrap();
-        let published = Published::new(Arc::new(NoSink));
+        let published = Published::new(Arc::new(ChangeFeed::default()));
         let snapshots = SnapshotStore::open(RealDisk::shared(), dir.path().to_path_buf()).unwrap();
         let machine = RaftStateMachine::open(snapshots, published).unwrap();
         Ok((dir, RaftLogStore::new(Arc::new(log)), machine))
