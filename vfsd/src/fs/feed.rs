@@ -14,6 +14,7 @@ use parking_lot::RwLock;
 
 use crate::state_machine::StateMachine;
 use crate::state_machine::command::Author;
+use crate::state_machine::ids::NodeId;
 use crate::state_machine::log_time::WallTime;
 use crate::state_machine::outcome::{Applied, Change};
 
@@ -29,6 +30,21 @@ pub struct AppliedEntry {
     /// A call of this node waits for it and is about to be answered. Nobody does for other nodes' entries, for those of
     /// an earlier daemon, and when the caller has given up.
     pub is_awaited: bool,
+}
+
+impl AppliedEntry {
+    /// The changes, each with whether the kernel of the node `own` has raised its events by itself: those of a call of
+    /// its own that is still waited for.
+    pub fn changes_seen_at(&self, own: NodeId) -> Vec<(&Change, bool)> {
+        let is_own = self.applied.node == own;
+        let seen = |(position, change): (usize, _)| {
+            // A close is seen where it is made, whatever becomes of its notice.
+            let is_close = matches!(change, &Change::ClosedWrite { .. });
+            let is_called = position >= self.applied.uncalled;
+            (change, is_own && is_called && (self.is_awaited || is_close))
+        };
+        self.applied.changes.iter().enumerate().map(seen).collect()
+    }
 }
 
 /// What changes the published state at once.
@@ -55,6 +71,12 @@ pub trait Subscriber: Send + Sync + 'static {
     /// A step is visible in `state`; whoever waits for it has not been answered yet.
     fn after(&self, step: Step<'_>, state: &Arc<StateMachine>) {
         let _ = (step, state);
+    }
+
+    /// Nobody has taken the answer to an entry that was [awaited](AppliedEntry::is_awaited): its caller was told of a
+    /// failure, or killed.
+    fn given_up(&self, entry: &Arc<AppliedEntry>) {
+        let _ = entry;
     }
 
     /// A change of this node that no entry tells of at the right time must be announced on this node.
@@ -91,6 +113,11 @@ impl ChangeFeed {
         self.each(|subscriber| subscriber.after(step, state));
     }
 
+    /// Nobody has taken the answer to `entry`, which was awaited.
+    pub fn give_up(&self, entry: &Arc<AppliedEntry>) {
+        self.each(|subscriber| subscriber.given_up(entry));
+    }
+
     /// Announces a change of this node on this node.
     pub fn announce(&self, change: &Change) {
         self.each(|subscriber| subscriber.announced(change));
@@ -116,7 +143,7 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
-    use crate::state_machine::ids::{LogIndex, NodeId};
+    use crate::state_machine::ids::{InodeNo, LogIndex};
     use crate::state_machine::outcome::Done;
 
     #[derive(Default)]
@@ -160,17 +187,7 @@ mod tests {
         feed.before(step);
         feed.after(step, &state);
         feed.subscribe(late.clone());
-        let entry = Arc::new(AppliedEntry {
-            applied: Applied {
-                index: LogIndex(7),
-                node: NodeId(1),
-                outcome: Ok(Done::Unit),
-                changes: Vec::new(),
-            },
-            author: Author::default(),
-            wall: WallTime::default(),
-            is_awaited: false,
-        });
+        let entry = Arc::new(entry_of(NodeId(1), Vec::new()));
         feed.before(Step::Entry(&entry));
         feed.after(Step::Entry(&entry), &state);
         let both = ["before entry 7", "after entry 7 at 0"];
@@ -180,6 +197,40 @@ mod tests {
             ["before snapshot", "after snapshot at 0"]
         );
         assert_eq!(early.told.lock()[2..], both);
+    }
+
+    fn entry_of(node: NodeId, changes: Vec<Change>) -> AppliedEntry {
+        AppliedEntry {
+            applied: Applied {
+                index: LogIndex(7),
+                node,
+                outcome: Ok(Done::Unit),
+                changes,
+                uncalled: 0,
+            },
+            author: Author::default(),
+            wall: WallTime::default(),
+            is_awaited: false,
+        }
+    }
+
+    #[test]
+    fn a_kernel_has_raised_the_events_of_a_call_that_is_waited_for_and_of_nothing_else() {
+        let attributes = |inode| Change::Attributes {
+            inode: InodeNo(inode),
+        };
+        let closed = Change::ClosedWrite { inode: InodeNo(9) };
+        let mut entry = entry_of(NodeId(1), vec![attributes(7), attributes(8), closed]);
+        let seen = |entry: &AppliedEntry, own| {
+            let changes = entry.changes_seen_at(NodeId(own)).into_iter();
+            changes.map(|(_, seen)| seen).collect::<Vec<_>>()
+        };
+        assert_eq!(seen(&entry, 1), [false, false, true], "its caller gave up");
+        entry.is_awaited = true;
+        assert_eq!(seen(&entry, 1), [true, true, true]);
+        assert_eq!(seen(&entry, 2), [false, false, false]);
+        entry.applied.uncalled = 1;
+        assert_eq!(seen(&entry, 1), [false, true, true], "a lock was freed");
     }
 
     #[test]

@@ -53,6 +53,10 @@ pub struct StateMachine {
 
 /// The node whose kernel has raised the events of this entry already: none, when no system call made it.
 fn caller_of(entry: &Entry) -> NodeId {
+    if entry.origin.is_none() {
+        // The leader's own.
+        return NodeId(0);
+    }
     match entry.command {
         Command::HandleClosed { .. } | Command::SessionOpen { .. } | Command::SessionEnd { .. } => {
             NodeId(0)
@@ -197,9 +201,15 @@ impl StateMachine {
     pub fn apply(&mut self, index: LogIndex, entry: &Entry) -> Applied {
         self.advance(index);
         self.log_time = self.log_time.max(entry.stamp.log_time);
-        let (outcome, changes) = match &entry.origin {
-            None => self.apply_or_restore(index, entry),
-            Some(origin) => self.apply_once(index, entry, origin),
+        let mut changes = Vec::new();
+        let mut uncalled = 0;
+        let outcome = match &entry.origin {
+            None => self.apply_or_restore(index, entry, &mut changes),
+            Some(origin) => {
+                let admission = self.admit(index, entry, origin, &mut changes);
+                uncalled = changes.len();
+                self.apply_once(index, entry, (origin, admission), &mut changes)
+            }
         };
         self.chain(entry, &outcome, &changes);
         Applied {
@@ -207,6 +217,7 @@ impl StateMachine {
             node: caller_of(entry),
             outcome,
             changes,
+            uncalled,
         }
     }
 
@@ -228,19 +239,20 @@ impl StateMachine {
         self.applied = index;
     }
 
-    /// Gives a repeated proposal its first answer, and a new one exactly one effect.
-    fn apply_once(
+    /// Whether a proposal may be applied; what it says of given up ones is taken in first.
+    fn admit(
         &mut self,
         index: LogIndex,
         entry: &Entry,
         origin: &Origin,
-    ) -> (Outcome, Vec<Change>) {
+        changes: &mut Vec<Change>,
+    ) -> Admission {
         let Some(session) = self
             .sessions
             .of_mut(origin.session)
             .filter(|session| session.node == entry.author.node)
         else {
-            return (Err(FsError::SessionExpired), Vec::new());
+            return Admission::Refused(FsError::SessionExpired);
         };
         let given_up: Vec<LogIndex> = session
             .settle(origin)
@@ -248,31 +260,43 @@ impl StateMachine {
             .map(|answer| answer.index)
             .collect();
         let admission = session.admit(origin.request);
-        let mut changes = apply::release_grants(self, index, entry, &given_up);
-        let outcome = match admission {
-            Admission::Repeated(answer) => return (answer.outcome, changes),
-            Admission::Refused(error) => return (Err(error), changes),
-            Admission::New => {
-                let (outcome, more) = self.apply_or_restore(index, entry);
-                changes.extend(more);
-                outcome
-            }
-        };
+        changes.extend(apply::release_grants(self, index, entry, &given_up));
+        admission
+    }
+
+    /// Gives a repeated proposal its first answer, and a new one exactly one effect.
+    fn apply_once(
+        &mut self,
+        index: LogIndex,
+        entry: &Entry,
+        (origin, admission): (&Origin, Admission),
+        changes: &mut Vec<Change>,
+    ) -> Outcome {
+        match admission {
+            Admission::Repeated(answer) => return answer.outcome,
+            Admission::Refused(error) => return Err(error),
+            Admission::New => {}
+        }
+        let outcome = self.apply_or_restore(index, entry, changes);
         if let Some(session) = self.sessions.of_mut(origin.session) {
             session.answered(origin.request, Answer { index, outcome });
         }
-        (outcome, changes)
+        outcome
     }
 
-    fn apply_or_restore(&mut self, index: LogIndex, entry: &Entry) -> (Outcome, Vec<Change>) {
+    fn apply_or_restore(
+        &mut self,
+        index: LogIndex,
+        entry: &Entry,
+        changes: &mut Vec<Change>,
+    ) -> Outcome {
         let before = self.clone();
-        match apply::run(self, index, entry) {
-            (Ok(done), changes) => (Ok(done), changes),
-            (Err(error), _) => {
-                *self = before;
-                (Err(error), Vec::new())
-            }
+        let (outcome, made) = apply::run(self, index, entry);
+        match outcome {
+            Ok(_) => changes.extend(made),
+            Err(_) => *self = before,
         }
+        outcome
     }
 
     fn tree_mut(&mut self) -> &mut Namespace {

@@ -184,4 +184,7 @@ pub struct Applied {
     pub outcome: Outcome,
     /// What changed; empty when it was refused or a repetition.
     pub changes: Vec<Change>,
+    /// How many of the changes, from the first on, no call made whatever `node` says: locks that go because whoever
+    /// asked for them was told of a failure.
+    pub uncalled: usize,
 }

@@ -5,14 +5,14 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::consensus::cluster::status::StatusBoard;
 use crate::consensus::core::Core;
 use crate::consensus::leader_link::AskError;
 use crate::consensus::proposals::barrier::Barriers;
-use crate::consensus::proposals::waiters::ProposalId;
+use crate::consensus::proposals::waiters::{ProposalId, Waiting};
 use crate::consensus::request_handler;
 use crate::consensus::wire::{Reply, Request};
 use crate::fs::proposer::{
@@ -169,7 +169,7 @@ struct Attempt {
     core: Arc<Core>,
     entry: Entry,
     origin: Origin,
-    waiter: oneshot::Receiver<Committed>,
+    waiter: Waiting,
     started: Instant,
     settled: bool,
 }
@@ -177,7 +177,11 @@ struct Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         if !self.settled {
-            self.core.view.published.waiters.forget(self.id());
+            let published = &self.core.view.published;
+            published.waiters.forget(self.id());
+            if let Some(entry) = self.waiter.give_up() {
+                published.feed.give_up(&entry);
+            }
             self.core.numbers.abandon(self.origin.request);
             self.core.abandoned.notify_one();
         }
@@ -220,7 +224,7 @@ impl Attempt {
         tokio::select! {
             biased;
             committed = &mut self.waiter => {
-                let committed = committed.map_err(|_| ProposeError::Stopping)?;
+                let committed = committed.ok_or(ProposeError::Stopping)?;
                 core.numbers.settle(&self.origin);
                 self.settled = true;
                 Ok(committed)

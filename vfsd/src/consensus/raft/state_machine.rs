@@ -13,7 +13,7 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 
 use crate::consensus::cluster::lineage_watch::Lineages;
-use crate::consensus::proposals::waiters::Waiters;
+use crate::consensus::proposals::waiters::{Waiter, Waiters};
 use crate::consensus::raft::snapshot_store::SnapshotStore;
 use crate::consensus::raft::types::{
     LogId, Response, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
@@ -158,7 +158,7 @@ impl RaftStateMachine {
             applied,
             author: entry.author,
             wall: entry.stamp.wall,
-            is_awaited: waiter.as_ref().is_some_and(|waiter| !waiter.is_closed()),
+            is_awaited: waiter.as_ref().is_some_and(Waiter::is_there),
         });
         let (feed, state) = (&self.published.feed, Arc::new(self.machine.clone()));
         feed.before(Step::Entry(&entry));
@@ -168,8 +168,10 @@ impl RaftStateMachine {
             // The responder first: a proposer of this node stops listening to it as soon as its waiter is answered.
             respond(responder, Some(outcome));
             if let Some(waiter) = waiter {
-                // The receiver may have given up a moment ago; it has abandoned the number then.
-                let _ = waiter.send(Committed { index, outcome });
+                let answered = waiter.answer(Committed { index, outcome }, Arc::clone(&entry));
+                if answered.is_err() && entry.is_awaited {
+                    feed.give_up(&entry);
+                }
             }
         });
         Ok(())

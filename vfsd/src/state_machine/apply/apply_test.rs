@@ -232,6 +232,10 @@ fn an_abandoned_number_is_refused_and_an_abandoned_grant_is_released() {
         ),
         "the grant nobody knows of is released"
     );
+    assert_eq!(
+        applied.uncalled, 2,
+        "the node that asked for it made no call that would have told its watchers"
+    );
     assert!(world.state.tree().lookup(LK, b"lock").is_err());
     assert_eq!(world.push(&late).outcome, Err(FsError::Abandoned));
 }
