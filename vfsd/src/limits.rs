@@ -212,8 +212,14 @@ pub const SESSION_RETRY_EVERY: Duration = Duration::from_millis(250);
 /// Events that wait to be raised in this kernel; past it, directories are announced as a whole. One event takes about
 /// half a millisecond, so a full queue is some seconds old.
 pub const REPLAY_QUEUE_MAX: usize = 16_384;
-/// How often an event is tried whose directory moves meanwhile.
+/// Changes that are told one by one of what a snapshot brought; past it, directories are announced as a whole. What
+/// comes after the snapshot has room behind them.
+pub const DIFFERENCE_CHANGES_MAX: usize = REPLAY_QUEUE_MAX / 2;
+/// How often an event is tried whose directory moves meanwhile; then the directory is announced as a whole.
 pub const REPLAY_STALE_TRIES_MAX: usize = 5;
+/// Pause before that: whoever moves the directory is done within some calls. All tries of an event together hold up the
+/// next one for less than a hundredth of a second.
+pub const REPLAY_STALE_PAUSE: Duration = Duration::from_millis(2);
 /// Threads that read requests from the kernel. They never wait for anything, so few are enough.
 pub const FUSE_THREADS: usize = 2;
 /// Threads that run consensus and its connections. None of its tasks takes long, and a second thread costs every entry

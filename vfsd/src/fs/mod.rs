@@ -5,6 +5,7 @@
 
 pub mod attr;
 pub mod caller;
+pub mod difference;
 pub mod errno;
 pub mod feed;
 mod file_io;

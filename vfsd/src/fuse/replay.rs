@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use super::replay_queue::{Event, ReplayQueue};
 use super::tickets::{NameBefore, Ticket, Tickets};
 use crate::fs::FileSystem;
-use crate::limits::REPLAY_STALE_TRIES_MAX;
+use crate::limits::{REPLAY_STALE_PAUSE, REPLAY_STALE_TRIES_MAX};
 use crate::state_machine::ids::InodeNo;
 use crate::state_machine::inode::{Inode, Kind};
 use crate::state_machine::outcome::Change;
@@ -144,25 +144,35 @@ impl Replayer {
     }
 
     fn replay(&self, root: &Place, event: &Event) {
-        for _ in 0..REPLAY_STALE_TRIES_MAX {
-            match self.raise(root, event) {
-                Err(error) if error.raw_os_error() == Some(libc::ESTALE) => continue,
-                // The name went away again, or the program runs on this node: nothing to see.
-                Err(error)
-                    if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ETXTBSY)) =>
-                {
-                    return;
+        let directories = event.directories();
+        let are_there = || {
+            let state = self.fs.state();
+            let mut tree = directories.iter().map(|at| state.tree().inode(*at));
+            tree.all(|inode| inode.is_some())
+        };
+        match tried(|| self.raise(root, event), are_there) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ESTALE) && are_there() => {
+                tracing::debug!(?event, "its directory moves: it is announced as a whole");
+                for directory in directories {
+                    if let Err(error) = self.touch_directory(root, directory, Times::Both) {
+                        tracing::debug!(%directory, %error, "a directory was not announced");
+                    }
                 }
-                Err(error) => return tracing::debug!(?event, %error, "an event was not raised"),
-                Ok(()) => return,
             }
+            // The name went away again, or the program runs on this node: nothing to see.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ETXTBSY)) => {}
+            Err(error) => tracing::debug!(?event, %error, "an event was not raised"),
         }
-        tracing::debug!(?event, "an event was not raised: its directory moves");
     }
 
     fn raise(&self, root: &Place, event: &Event) -> io::Result<()> {
         let (change, inode, replaced) = match event {
             Event::Rescan(directory) => return self.touch_directory(root, *directory, Times::Both),
+            Event::Difference { old, new } => {
+                self.queue.look_into(old, new);
+                return Ok(());
+            }
             Event::MountChanged => return Ok(()),
             Event::Change {
                 change,
@@ -405,6 +415,21 @@ impl Replayer {
     }
 }
 
+/// Makes a call, and again after a pause while it fails because a directory moves, as long as the directories are
+/// there.
+fn tried(mut call: impl FnMut() -> io::Result<()>, are_there: impl Fn() -> bool) -> io::Result<()> {
+    let mut result = call();
+    for _ in 1..REPLAY_STALE_TRIES_MAX {
+        let is_stale = |error: &io::Error| error.raw_os_error() == Some(libc::ESTALE);
+        if !result.as_ref().is_err_and(is_stale) || !are_there() {
+            break;
+        }
+        std::thread::sleep(REPLAY_STALE_PAUSE);
+        result = call();
+    }
+    result
+}
+
 /// Gives the calling thread a descriptor table of its own, empty but for the standard streams.
 fn own_descriptor_table() -> io::Result<()> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES)?;
@@ -581,5 +606,38 @@ fn check(result: i32) -> io::Result<()> {
         Err(io::Error::last_os_error())
     } else {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// How often a call was made that fails `fails` times, and how it ended.
+    fn tries(fails: usize, errno: i32, is_there: bool) -> (usize, Option<i32>) {
+        let made = Cell::new(0);
+        let call = || {
+            made.set(made.get() + 1);
+            match made.get() > fails {
+                true => Ok(()),
+                false => Err(io::Error::from_raw_os_error(errno)),
+            }
+        };
+        let result = tried(call, || is_there);
+        (
+            made.get(),
+            result.err().and_then(|error| error.raw_os_error()),
+        )
+    }
+
+    #[test]
+    fn an_event_whose_directory_moves_is_tried_again_and_no_other() {
+        assert_eq!(tries(2, libc::ESTALE, true), (3, None));
+        let bound = REPLAY_STALE_TRIES_MAX;
+        assert_eq!(tries(99, libc::ESTALE, true), (bound, Some(libc::ESTALE)));
+        assert_eq!(tries(99, libc::ESTALE, false), (1, Some(libc::ESTALE)));
+        assert_eq!(tries(99, libc::ENOENT, true), (1, Some(libc::ENOENT)));
     }
 }

@@ -24,12 +24,19 @@ pub struct Watcher {
 
 impl Watcher {
     pub fn on(directory: &Path) -> Self {
+        Self::on_all(&[directory])
+    }
+
+    /// Watches several at once: their events are in one order.
+    fn on_all(watched: &[&Path]) -> Self {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).unwrap();
         let local_only =
             AddWatchFlags::IN_OPEN | AddWatchFlags::IN_ACCESS | AddWatchFlags::IN_CLOSE_NOWRITE;
-        inotify
-            .add_watch(directory, AddWatchFlags::IN_ALL_EVENTS - local_only)
-            .unwrap();
+        for path in watched {
+            inotify
+                .add_watch(*path, AddWatchFlags::IN_ALL_EVENTS - local_only)
+                .unwrap();
+        }
         Self {
             inotify,
             seen: Vec::new(),
@@ -308,4 +315,168 @@ fn only_watched_directories_stay_known_to_the_kernel() {
         "echo 1 > $A/watched/x; mkdir $A/watched/end-marker",
     );
     assert_eq!(watcher.until("end-marker").len(), 3);
+}
+
+/// As [`compare`], with a watch on the file `x` besides that of its directory, and in one order.
+fn compare_with_file(prepare: &str, script: &str) {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        &format!("mkdir $A/d $PWD/plain; for D in $A/d $PWD/plain; do cd $D; {prepare}; done"),
+    );
+    settle(&cluster);
+    let plain = cluster.folder.path().join("plain");
+    let watchers = [cluster.path(1, "d"), cluster.path(2, "d"), plain]
+        .map(|at| Watcher::on_all(&[&at, &at.join("x")]));
+    run(
+        &cluster,
+        &format!("for D in $A/d $PWD/plain; do cd $D; {script}; mkdir end-marker; done"),
+    );
+    let [here, there, plain] = watchers.map(|watcher| watcher.until("end-marker"));
+    assert_eq!(here, plain, "{script}: here (left), and on ext4");
+    assert_eq!(there, here, "{script}: on the other node (left), and here");
+}
+
+#[test]
+fn a_file_that_nobody_has_open_goes_as_on_ext4() {
+    compare_with_file("echo 1 > x", "rm x");
+    compare_with_file("echo 1 > x; echo 2 > y", "mv y x");
+}
+
+/// "IN_DELETE_SELF comes when the last use of the file on that node ends" (docs/SEMANTICS.md).
+#[test]
+fn a_file_that_is_open_on_a_node_is_deleted_there_before_it_goes() {
+    let cluster = Cluster::start();
+    run(&cluster, "mkdir $A/d plain; echo 1 | tee $A/d/x > plain/x");
+    settle(&cluster);
+    let plain = cluster.folder.path().join("plain");
+    let [there, plain] = [cluster.path(2, "d"), plain].map(|at| {
+        let watcher = Watcher::on_all(&[&at, &at.join("x")]);
+        (watcher, std::fs::File::open(at.join("x")).unwrap())
+    });
+    run(&cluster, "rm $A/d/x plain/x");
+    settle(&cluster);
+    let [there, plain] = [there, plain].map(|(watcher, file)| {
+        drop(file);
+        watcher.until_line("AddWatchFlags(IN_DELETE_SELF) ")
+    });
+    assert_eq!(there, plain);
+    let deleted = |line: &String| line.contains("IN_DELETE) x");
+    assert!(there.iter().any(deleted), "{there:?}");
+}
+
+/// The bytes were written under the old name: so on the acting node, and on the others.
+#[test]
+fn what_a_rename_or_a_link_carries_is_modified_under_the_name_that_it_had() {
+    let held_open = |call: &str| {
+        format!(
+            "python3 -c 'import os; f = os.open(\"x\", os.O_WRONLY); os.write(f, b\"more\"); {call}; os.close(f)'"
+        )
+    };
+    compare_with_file("echo 1 > x", &held_open("os.rename(\"x\", \"y\")"));
+    let cluster = Cluster::start();
+    run(&cluster, "mkdir $A/d; echo 1 > $A/d/x");
+    settle(&cluster);
+    let watcher = Watcher::on(&cluster.path(2, "d"));
+    let script = held_open("os.link(\"x\", \"y\")");
+    run(&cluster, &format!("cd $A/d; {script}; mkdir end-marker"));
+    let seen = watcher.until("end-marker");
+    let modified = "AddWatchFlags(IN_MODIFY) x";
+    assert_eq!(seen[..2], [modified, "AddWatchFlags(IN_CREATE) y"]);
+}
+
+/// "a process that writes through copies of a descriptor ... is seen to close after each on other nodes"
+/// (docs/SEMANTICS.md). Nothing else differs.
+#[test]
+fn writes_through_copies_of_a_descriptor_are_closed_more_often_elsewhere() {
+    let cluster = Cluster::start();
+    run(&cluster, "mkdir $A/d; echo 1 > $A/d/x");
+    settle(&cluster);
+    let [here, there] = [1, 2].map(|node| Watcher::on(&cluster.path(node, "d")));
+    run(
+        &cluster,
+        "cd $A/d; exec 3<>x; echo a >&3; echo b >&3; exec 3>&-; mkdir end-marker",
+    );
+    let [here, there] = [here, there].map(|watcher| watcher.until("end-marker"));
+    let once = ["IN_MODIFY", "IN_CLOSE_WRITE"].map(|kind| format!("AddWatchFlags({kind}) x"));
+    assert_eq!(here, once);
+    assert_eq!(there, [once.clone(), once].concat());
+}
+
+/// "A change whose caller was told of a failure, or was killed, and that was committed all the same, raises its events
+/// on its own node too" (docs/SEMANTICS.md).
+#[test]
+fn a_change_whose_caller_was_told_of_a_failure_is_told_on_its_own_node_too() {
+    let cluster = Cluster::start();
+    run(&cluster, "mkdir $A/d; echo 1 > $A/d/x; echo 1 > $A/d/y");
+    settle(&cluster);
+    let watchers = [1, 2].map(|node| Watcher::on(&cluster.path(node, "d")));
+    cluster.log.lose_answers(true);
+    let failing = "cd $A/d; ! mkdir new 2>/dev/null; ! rm x 2>/dev/null; ! mv y z 2>/dev/null";
+    run(&cluster, failing);
+    cluster.log.lose_answers(false);
+    settle(&cluster);
+    run(
+        &cluster,
+        "[ -d $A/d/new -a ! -e $A/d/x -a -e $A/d/z ]; mkdir $A/d/end-marker",
+    );
+    let [here, there] = watchers.map(|watcher| watcher.until("end-marker"));
+    let expected = [
+        "AddWatchFlags(IN_CREATE | IN_ISDIR) new",
+        "AddWatchFlags(IN_DELETE) x",
+        "AddWatchFlags(IN_MOVED_FROM) y #0",
+        "AddWatchFlags(IN_MOVED_TO) z #0",
+    ];
+    assert_eq!(there, expected);
+    assert_eq!(here, there);
+}
+
+/// "A node that gets a snapshot raises what lies between the two states" (docs/SEMANTICS.md).
+#[test]
+fn a_snapshot_raises_what_it_has_brought() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        "mkdir -p $A/d/old/deep $A/d/sub; cd $A/d
+         for f in saved mode gone moved same old/deep/f; do echo 1 > $f; done",
+    );
+    settle(&cluster);
+    run(&cluster, "find $B/d > /dev/null");
+    let watcher = Watcher::on(&cluster.path(2, "d"));
+    let deep = Watcher::on(&cluster.path(2, "d/old/deep"));
+    cluster.log.hold_back(2);
+    run(
+        &cluster,
+        "cd $A/d; echo 2 > saved; chmod 600 mode; rm gone; mv moved moved-on; rm -r old; mkdir new; echo 1 > new/f
+         echo 1 > born; echo 1 > tmp; rm tmp; mv sub sub-1; mv sub-1 sub",
+    );
+    assert!(cluster.path(2, "d/gone").exists(), "it has not heard of it");
+    cluster.log.install_snapshot(2);
+    run(&cluster, "mkdir $A/d/end-marker");
+    let seen = deep.until_line("AddWatchFlags(IN_DELETE_SELF) ");
+    assert!(
+        seen.contains(&"AddWatchFlags(IN_DELETE) f".into()),
+        "{seen:?}"
+    );
+    let mut seen = watcher.until("end-marker");
+    seen.sort();
+    let mut expected = [
+        "AddWatchFlags(IN_CREATE | IN_ISDIR) new",
+        "AddWatchFlags(IN_MOVED_FROM) moved #0",
+        "AddWatchFlags(IN_MOVED_TO) moved-on #0",
+        "AddWatchFlags(IN_DELETE) gone",
+        "AddWatchFlags(IN_DELETE | IN_ISDIR) old",
+        "AddWatchFlags(IN_CREATE) born",
+        "AddWatchFlags(IN_MODIFY) born",
+        "AddWatchFlags(IN_CLOSE_WRITE) born",
+        "AddWatchFlags(IN_MODIFY) saved",
+        "AddWatchFlags(IN_CLOSE_WRITE) saved",
+        "AddWatchFlags(IN_ATTRIB) mode",
+    ];
+    expected.sort_unstable();
+    assert_eq!(seen, expected);
+    run(
+        &cluster,
+        "[ \"$(cat $B/d/saved)\" = 2 ]; echo after > $A/d/after; [ \"$(cat $B/d/after)\" = after ]",
+    );
 }

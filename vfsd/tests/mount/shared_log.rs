@@ -1,6 +1,7 @@
 //! Consensus as one lock: several nodes' filesystems over one state machine, in one process. It tests what lies between
 //! the kernel and the proposer port; the real log is tested by the cluster tests.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -23,6 +24,9 @@ pub struct SharedLog {
     contact: AtomicBool,
     stalls: AtomicBool,
     stalled: AtomicBool,
+    loses_answers: AtomicBool,
+    /// Nodes that hear of nothing, with the state that they show.
+    held_back: Mutex<HashMap<NodeId, Arc<StateMachine>>>,
 }
 
 impl SharedLog {
@@ -36,6 +40,8 @@ impl SharedLog {
             contact: true.into(),
             stalls: false.into(),
             stalled: false.into(),
+            loses_answers: false.into(),
+            held_back: Mutex::default(),
         });
         log.append(None, Command::RaiseLevel(Level::KNOWN));
         log
@@ -61,8 +67,41 @@ impl SharedLog {
         self.stalled.load(Ordering::SeqCst)
     }
 
+    /// Callers are told that their proposals have failed, and they are committed all the same.
+    pub fn lose_answers(&self, loses: bool) {
+        self.loses_answers.store(loses, Ordering::SeqCst);
+    }
+
+    /// From now on the node hears of nothing that is committed.
+    pub fn hold_back(&self, number: u64) {
+        let mut held = self.held_back.lock().unwrap();
+        held.insert(NodeId(number), self.state());
+    }
+
+    /// A node that was held back gets all that it has missed at once.
+    pub fn install_snapshot(&self, number: u64) {
+        let node = NodeId(number);
+        let log = self.log.lock().unwrap();
+        let new = Arc::new(StateMachine::from_image(&log.image()).unwrap());
+        let old = self.state_at(node);
+        let feeds = self.feeds.lock().unwrap().clone();
+        let (_, feed) = feeds.iter().find(|(at, _)| *at == node).unwrap();
+        let step = Step::Snapshot {
+            old: &old,
+            new: &new,
+        };
+        feed.before(step);
+        self.held_back.lock().unwrap().remove(&node);
+        feed.after(step, &new);
+    }
+
     pub fn state(&self) -> Arc<StateMachine> {
         self.published.read().unwrap().clone()
+    }
+
+    fn state_at(&self, node: NodeId) -> Arc<StateMachine> {
+        let held = self.held_back.lock().unwrap().get(&node).cloned();
+        held.unwrap_or_else(|| self.state())
     }
 
     /// Adds a node with a session and a filesystem of its own.
@@ -129,16 +168,19 @@ impl SharedLog {
             vfsd::state_machine::invariants::check(&state).expect("every state is whole");
         }
         let (feeds, state) = (self.feeds.lock().unwrap().clone(), Arc::new(state.clone()));
+        let loses = self.loses_answers.load(Ordering::SeqCst);
         let told = |node: NodeId| {
             Arc::new(AppliedEntry {
                 applied: applied.clone(),
                 author: entry.author.clone(),
                 wall,
-                is_awaited: applied.node == node,
+                is_awaited: applied.node == node && !loses,
             })
         };
+        let held = self.held_back.lock().unwrap().clone();
         let told: Vec<_> = feeds
             .iter()
+            .filter(|(node, _)| !held.contains_key(node))
             .map(|(node, feed)| (feed, told(*node)))
             .collect();
         told.iter()
@@ -181,6 +223,9 @@ impl Proposer for TestNode {
         Box::pin(async move {
             let command = proposal.command.clone();
             let applied = log.append(Some((author, origin, proposal)), command);
+            if log.loses_answers.load(Ordering::SeqCst) {
+                return Err(ProposeError::TimedOut(0));
+            }
             Ok(Committed {
                 index: applied.index,
                 outcome: applied.outcome,
@@ -194,7 +239,7 @@ impl Proposer for TestNode {
     }
 
     fn state(&self) -> Arc<StateMachine> {
-        self.log.state()
+        self.log.state_at(self.node)
     }
 
     fn status(&self) -> Arc<NodeStatus> {
