@@ -44,30 +44,24 @@ impl FileSystem {
     /// # Errors
     /// [`FsError::NotFound`]; for writing also [`Failure::ReadOnly`], no quorum, a lost guard or another's lock.
     pub fn open(&self, caller: Caller, node: u64, flags: OpenFlags) -> FsResult<HandleId> {
-        let state = self.state();
         let writes = flags.write || flags.truncate;
-        let handle = match Node::of(node) {
-            Node::Inode(inode) => {
-                let ground = if writes {
-                    self.check_open_for_writing(&state, inode)?
-                } else {
-                    Ground::default()
-                };
+        let number = match Node::of(node) {
+            Node::Inode(number) => number,
+            Node::Virtual(_) if writes => return Err(Failure::ReadOnly),
+            Node::Virtual(node) => {
+                let open = self.virtual_tree.open(self, node)?;
                 let id = self.handles.next_id();
-                return self.open_file(caller, inode, flags, ground, (id, false));
+                self.handles.insert(id, Handle::Virtual(open));
+                return Ok(id);
             }
-            _ if writes => return Err(Failure::ReadOnly),
-            at @ (Node::Status | Node::Members) => {
-                Handle::Fixed(Arc::new(self.fixed_bytes(&state, at)))
-            }
-            Node::NowVersion(number) => {
-                Handle::Version(self.versions.opened(number).ok_or(FsError::NotFound)?)
-            }
-            Node::Vfs | Node::NowDirectory(_) => return Err(FsError::IsDirectory.into()),
+        };
+        let ground = if writes {
+            self.check_open_for_writing(&self.state(), number)?
+        } else {
+            Ground::default()
         };
         let id = self.handles.next_id();
-        self.handles.insert(id, handle);
-        Ok(id)
+        self.open_file(caller, number, flags, ground, (id, false))
     }
 
     /// Makes a file and opens it. Returns its attributes and the handle.
@@ -172,15 +166,7 @@ impl FileSystem {
     pub fn read(&self, id: HandleId, offset: u64, len: usize) -> FsResult<Vec<u8>> {
         match self.handles.handle(id).ok_or(Failure::BadHandle)? {
             Handle::File(handle) => Ok(self.content_for(&handle, offset)?.read(offset, len)),
-            Handle::Version(inode) => {
-                Ok(inode.content().ok_or(FsError::Invalid)?.read(offset, len))
-            }
-            Handle::Fixed(bytes) => {
-                let from = usize::try_from(offset)
-                    .unwrap_or(usize::MAX)
-                    .min(bytes.len());
-                Ok(bytes[from..from.saturating_add(len).min(bytes.len())].to_vec())
-            }
+            Handle::Virtual(file) => file.read(offset, len),
             Handle::Directory(_) => Err(FsError::IsDirectory.into()),
         }
     }
@@ -399,8 +385,8 @@ impl FileSystem {
     pub fn seek(&self, id: HandleId, offset: u64, data: bool) -> FsResult<u64> {
         let content = match self.handles.handle(id).ok_or(Failure::BadHandle)? {
             Handle::File(handle) => self.content_seen(&handle)?,
-            Handle::Version(inode) => inode.content().cloned().unwrap_or_default(),
-            Handle::Fixed(_) | Handle::Directory(_) => return Err(FsError::Invalid.into()),
+            Handle::Virtual(file) => return file.seek(offset, data),
+            Handle::Directory(_) => return Err(FsError::Invalid.into()),
         };
         let found = if data {
             content.next_data(offset)

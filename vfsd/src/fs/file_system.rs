@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use super::attr::Attr;
+use super::attr::{Attr, FileKind};
 use super::errno::{Failure, FsResult};
 use super::feed::ChangeFeed;
 use super::handles::{DirectoryEntry, DirectoryHandle, Handle, HandleTable};
@@ -18,7 +18,7 @@ use super::known_inodes::KnownInodes;
 use super::orphans::Orphans;
 use super::proposer::{NodeStatus, ProposeError, Proposer};
 use super::save::Leftovers;
-use super::virtual_tree::{self, Node, NowVersions, VFS_NAME};
+use super::virtual_tree::{Facts, Node, Unsaved, VFS_NAME, VirtualNode, VirtualTree};
 use crate::limits::{NAME_LEN_BYTES_MAX, TREE_BYTES_MAX, TREE_INODES_MAX};
 use crate::state_machine::StateMachine;
 use crate::state_machine::ids::{FencingToken, HandleId, InodeNo, LogIndex, SessionId};
@@ -32,7 +32,7 @@ pub struct FileSystem {
     pub(super) feed: Arc<ChangeFeed>,
     pub(super) handles: Arc<HandleTable>,
     pub(super) known: Arc<KnownInodes>,
-    pub(super) versions: NowVersions,
+    pub(super) virtual_tree: VirtualTree,
     /// Saves that nobody waits for any more.
     pub(super) leftovers: Leftovers,
     pub(super) runtime: tokio::runtime::Handle,
@@ -75,7 +75,7 @@ impl FileSystem {
             feed,
             handles,
             known,
-            versions: NowVersions::default(),
+            virtual_tree: VirtualTree::default(),
             leftovers: Leftovers::default(),
             runtime,
         })
@@ -133,7 +133,7 @@ impl FileSystem {
 
     /// Whether `fsync` of this directory is the barrier: only of `/.vfs`, whose lock no user's change waits under.
     pub fn is_barrier(&self, node: u64) -> bool {
-        Node::of(node) == Node::Vfs
+        Node::of(node) == Node::Virtual(VirtualNode::ROOT)
     }
 
     /// Finds a name. The kernel holds one more reference to the answer.
@@ -145,13 +145,13 @@ impl FileSystem {
         if name.len() > NAME_LEN_BYTES_MAX {
             return Err(FsError::NameTooLong.into());
         }
-        let state = self.state();
-        let parent = Node::of(parent);
-        if name == b"." || name == b".." {
-            return self.reconnect(&state, parent, name == b"..");
-        }
-        match parent {
-            Node::Inode(InodeNo::ROOT) if name == VFS_NAME => self.attr_in(&state, Node::Vfs),
+        match Node::of(parent) {
+            Node::Inode(number) if name == b"." => self.reconnect(number, false),
+            Node::Inode(number) if name == b".." => self.reconnect(number, true),
+            // Nobody reaches a virtual node by a number that the kernel has forgotten.
+            Node::Virtual(_) if name == b"." || name == b".." => Err(FsError::NotFound.into()),
+            Node::Virtual(directory) => self.virtual_tree.lookup(self, directory, name),
+            Node::Inode(InodeNo::ROOT) if name == VFS_NAME => self.virtual_tree.enter(self),
             Node::Inode(directory) => {
                 let inode = self.known.find_and_add(|| {
                     let state = self.state();
@@ -161,51 +161,29 @@ impl FileSystem {
                 })?;
                 Ok(self.attr_of(&inode))
             }
-            Node::Vfs => {
-                let entry = virtual_tree::vfs_entries()
-                    .into_iter()
-                    .find(|(_, _, known)| *known == name);
-                self.attr_in(&state, entry.ok_or(FsError::NotFound)?.0)
-            }
-            Node::NowDirectory(directory) => {
-                let inode = state.tree().lookup(directory, name)?;
-                let inode = state.tree().inode(inode).ok_or(FsError::NotFound)?;
-                let node = match inode.kind {
-                    Kind::Directory(_) => Node::NowDirectory(inode.number),
-                    _ => self.versions.looked_up(inode),
-                };
-                self.attr_in(&state, node)
-            }
-            Node::Status | Node::Members | Node::NowVersion(_) => Err(FsError::NotDirectory.into()),
         }
     }
 
     /// `.` and `..` of a directory that the kernel knows by number only (exported file handles).
-    fn reconnect(&self, state: &StateMachine, node: Node, up: bool) -> FsResult<Attr> {
-        let Node::Inode(number) = node else {
-            return Err(FsError::NotFound.into());
-        };
-        let inode = self.inode_in(state, number)?;
+    fn reconnect(&self, number: InodeNo, up: bool) -> FsResult<Attr> {
+        let state = self.state();
+        let inode = self.inode_in(&state, number)?;
         let target = if up {
             inode.parent().unwrap_or(InodeNo::ROOT)
         } else {
             number
         };
-        let attr = self.attr_in(state, Node::Inode(target))?;
+        let attr = self.attr_of(&*self.inode_in(&state, target)?);
         self.known.add(target);
         Ok(attr)
     }
 
-    /// The kernel drops references. Returns whether it knows nothing of an inode of the tree any more.
+    /// The kernel drops references. Returns whether it knows nothing of a node any more.
     pub fn forget(&self, node: u64, count: u64) -> bool {
         match Node::of(node) {
-            Node::Inode(inode) => {
-                return self.known.forget(inode, count, self.is_open(inode));
-            }
-            Node::NowVersion(number) => self.versions.forgotten(number, count),
-            Node::Vfs | Node::Status | Node::Members | Node::NowDirectory(_) => {}
+            Node::Inode(inode) => self.known.forget(inode, count, self.is_open(inode)),
+            Node::Virtual(node) => self.virtual_tree.forget(node, count),
         }
-        false
     }
 
     /// Attributes of a node.
@@ -213,33 +191,9 @@ impl FileSystem {
     /// # Errors
     /// [`FsError::NotFound`].
     pub fn attr(&self, node: u64) -> FsResult<Attr> {
-        self.attr_in(&self.state(), Node::of(node))
-    }
-
-    pub(super) fn attr_in(&self, state: &StateMachine, node: Node) -> FsResult<Attr> {
-        let root = state.tree().inode(InodeNo::ROOT).ok_or(FsError::NotFound)?;
-        match node {
-            Node::Inode(number) => Ok(self.attr_of(&*self.inode_in(state, number)?)),
-            Node::Vfs => Ok(virtual_tree::fixed_attr(node, 0, root)),
-            Node::Status | Node::Members => Ok(virtual_tree::fixed_attr(
-                node,
-                self.fixed_bytes(state, node).len() as u64,
-                root,
-            )),
-            Node::NowDirectory(number) => {
-                let inode = state.tree().inode(number).ok_or(FsError::NotFound)?;
-                Ok(Attr {
-                    node: node.number(),
-                    ..Attr::of(inode)
-                })
-            }
-            Node::NowVersion(number) => {
-                let inode = self.versions.inode(number).ok_or(FsError::NotFound)?;
-                Ok(Attr {
-                    node: node.number(),
-                    ..Attr::of(&inode)
-                })
-            }
+        match Node::of(node) {
+            Node::Inode(number) => Ok(self.attr_of(&*self.inode_in(&self.state(), number)?)),
+            Node::Virtual(node) => self.virtual_tree.attr(self, node),
         }
     }
 
@@ -271,15 +225,11 @@ impl FileSystem {
         inode.ok_or(FsError::NotFound.into())
     }
 
-    pub(super) fn fixed_bytes(&self, state: &StateMachine, node: Node) -> Vec<u8> {
-        let status = self.status();
-        match node {
-            Node::Members => virtual_tree::members_json(state, &status.voters),
-            _ => {
-                let lag = self.feed.lag();
-                let (pending, dropped) = (self.leftovers.pending(), self.leftovers.dropped());
-                virtual_tree::status_json(&status, lag, &pending, &dropped)
-            }
+    /// The inode that a node is, or is a view of.
+    pub(super) fn inode_of(&self, state: &StateMachine, node: u64) -> FsResult<Option<Arc<Inode>>> {
+        match Node::of(node) {
+            Node::Inode(number) => self.inode_in(state, number).map(Some),
+            Node::Virtual(node) => self.virtual_tree.inode(self, node),
         }
     }
 
@@ -288,12 +238,8 @@ impl FileSystem {
     /// # Errors
     /// [`FsError::Invalid`] if it is none.
     pub fn read_link(&self, node: u64) -> FsResult<Vec<u8>> {
-        let state = self.state();
-        let inode = match Node::of(node) {
-            Node::Inode(number) => self.inode_in(&state, number)?,
-            Node::NowVersion(number) => self.versions.inode(number).ok_or(FsError::NotFound)?,
-            _ => return Err(FsError::Invalid.into()),
-        };
+        let inode = self.inode_of(&self.state(), node)?;
+        let inode = inode.ok_or(FsError::Invalid)?;
         match &inode.kind {
             Kind::Symlink(target) => Ok(target.to_vec()),
             _ => Err(FsError::Invalid.into()),
@@ -335,51 +281,20 @@ impl FileSystem {
     }
 
     fn list(&self, node: u64) -> FsResult<Vec<DirectoryEntry>> {
+        let number = match Node::of(node) {
+            Node::Inode(number) => number,
+            Node::Virtual(node) => return self.virtual_tree.list(self, node),
+        };
         let state = self.state();
-        let at = Node::of(node);
-        let own = |node: Node, name: &[u8]| DirectoryEntry {
-            node: node.number(),
-            kind: super::attr::FileKind::Directory,
+        let inode = self.inode_in(&state, number)?;
+        let own = |number: InodeNo, name: &[u8]| DirectoryEntry {
+            node: number.0,
+            kind: FileKind::Directory,
             name: name.to_vec(),
         };
-        let (directory, parent) = match at {
-            Node::Vfs => {
-                let fixed = virtual_tree::vfs_entries().into_iter();
-                let fixed = fixed.map(|(node, kind, name)| DirectoryEntry {
-                    node: node.number(),
-                    kind,
-                    name: name.to_vec(),
-                });
-                return Ok([own(at, b"."), own(Node::Inode(InodeNo::ROOT), b"..")]
-                    .into_iter()
-                    .chain(fixed)
-                    .collect());
-            }
-            Node::Inode(number) => (
-                self.inode_in(&state, number)?,
-                Node::Inode as fn(InodeNo) -> Node,
-            ),
-            Node::NowDirectory(number) => (
-                self.inode_in(&state, number)?,
-                Node::NowDirectory as fn(InodeNo) -> Node,
-            ),
-            _ => return Err(FsError::NotDirectory.into()),
-        };
-        let above = match at {
-            Node::NowDirectory(InodeNo::ROOT) => Node::Vfs,
-            _ => parent(directory.parent().unwrap_or(InodeNo::ROOT)),
-        };
-        let mut entries = vec![own(at, b"."), own(above, b"..")];
-        for (name, child) in &directory.directory().ok_or(FsError::NotDirectory)?.entries {
-            if let Some(inode) = state.tree().inode(*child) {
-                let kind = super::attr::kind_of(inode);
-                entries.push(DirectoryEntry {
-                    node: child.0,
-                    kind,
-                    name: name.as_bytes().to_vec(),
-                });
-            }
-        }
+        let above = inode.parent().unwrap_or(InodeNo::ROOT);
+        let mut entries = vec![own(number, b"."), own(above, b"..")];
+        entries.extend(DirectoryEntry::all_of(&inode, &state)?);
         Ok(entries)
     }
 
@@ -403,7 +318,7 @@ impl FileSystem {
     pub(super) fn tree_inode(&self, node: u64) -> FsResult<InodeNo> {
         match Node::of(node) {
             Node::Inode(inode) => Ok(inode),
-            _ => Err(Failure::ReadOnly),
+            Node::Virtual(_) => Err(Failure::ReadOnly),
         }
     }
 
@@ -462,6 +377,27 @@ impl FileSystem {
                 None => Err(ProposeError::SessionExpired.into()),
             },
             None => Ok(Ground::default()),
+        }
+    }
+}
+
+impl Facts for FileSystem {
+    fn state(&self) -> Arc<StateMachine> {
+        Self::state(self)
+    }
+
+    fn status(&self) -> Arc<NodeStatus> {
+        Self::status(self)
+    }
+
+    fn replay_lag(&self) -> u64 {
+        self.feed.lag()
+    }
+
+    fn unsaved(&self) -> Unsaved {
+        Unsaved {
+            pending: self.leftovers.pending(),
+            dropped: self.leftovers.dropped(),
         }
     }
 }

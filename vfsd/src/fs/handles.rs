@@ -9,23 +9,25 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::attr::FileKind;
+use super::attr::{FileKind, kind_of};
+use super::errno::FsResult;
 use super::open_flags::OpenFlags;
 use super::save::{Source, Uncommitted};
+use super::virtual_tree::OpenVirtual;
+use crate::state_machine::StateMachine;
 use crate::state_machine::command::Author;
 use crate::state_machine::content::Content;
 use crate::state_machine::ids::{FencingToken, HandleId, InodeNo, LogIndex, SessionId};
 use crate::state_machine::inode::Inode;
+use crate::state_machine::outcome::FsError;
 
 /// An open file or directory.
 #[derive(Debug, Clone)]
 pub enum Handle {
     /// A file of the tree.
     File(Arc<FileHandle>),
-    /// A file whose bytes are fixed at open: under `/.vfs`.
-    Fixed(Arc<Vec<u8>>),
-    /// A committed version under `/.vfs/now`.
-    Version(Arc<Inode>),
+    /// A file under `/.vfs`.
+    Virtual(Arc<dyn OpenVirtual>),
     /// A directory: its entries as they were when the listing began.
     Directory(Arc<DirectoryHandle>),
 }
@@ -112,6 +114,25 @@ pub struct DirectoryEntry {
     pub kind: FileKind,
     /// Its name.
     pub name: Vec<u8>,
+}
+
+impl DirectoryEntry {
+    /// The entries of a directory, in the order of their names.
+    ///
+    /// # Errors
+    /// [`FsError::NotDirectory`].
+    pub fn all_of(directory: &Inode, state: &StateMachine) -> FsResult<Vec<Self>> {
+        let directory = directory.directory().ok_or(FsError::NotDirectory)?;
+        let entries = directory.entries.iter().filter_map(|(name, child)| {
+            let inode = state.tree().inode(*child)?;
+            Some(Self {
+                node: child.0,
+                kind: kind_of(inode),
+                name: name.as_bytes().to_vec(),
+            })
+        });
+        Ok(entries.collect())
+    }
 }
 
 /// All open handles.

@@ -1,19 +1,16 @@
 //! Extended attributes: the kept ones, and the virtual ones that show locks and revisions.
 
 use std::ffi::OsStr;
-use std::sync::Arc;
 
 use super::caller::Caller;
 use super::errno::FsResult;
 use super::file_io::wall_now;
 use super::file_system::FileSystem;
 use super::proposer::ProposeError;
-use super::virtual_tree::Node;
 use crate::limits::XATTRS_BYTES_MAX;
 use crate::state_machine::StateMachine;
 use crate::state_machine::command::{Command, SetXattr, XattrMode};
 use crate::state_machine::ids::InodeNo;
-use crate::state_machine::inode::Inode;
 use crate::state_machine::lock::Hold;
 use crate::state_machine::outcome::FsError;
 
@@ -24,9 +21,7 @@ impl FileSystem {
     /// [`FsError::NoAttribute`], [`FsError::NotFound`].
     pub fn xattr(&self, node: u64, name: &OsStr) -> FsResult<Vec<u8>> {
         let state = self.state();
-        let inode = self
-            .inode_with_xattrs(&state, node)?
-            .ok_or(FsError::NoAttribute)?;
+        let inode = self.inode_of(&state, node)?.ok_or(FsError::NoAttribute)?;
         let name = known_name(name)?;
         let value = match name {
             "user.vfs.rev" => Some(inode.revision.to_string()),
@@ -54,7 +49,7 @@ impl FileSystem {
     /// [`FsError::NotFound`].
     pub fn xattr_names(&self, node: u64) -> FsResult<Vec<String>> {
         let state = self.state();
-        let inode = self.inode_with_xattrs(&state, node)?;
+        let inode = self.inode_of(&state, node)?;
         Ok(inode
             .map(|inode| inode.xattrs.keys().cloned().collect())
             .unwrap_or_default())
@@ -149,15 +144,6 @@ impl FileSystem {
                 Err(ProposeError::SessionExpired.into())
             }
             _ => Ok(()),
-        }
-    }
-
-    fn inode_with_xattrs(&self, state: &StateMachine, node: u64) -> FsResult<Option<Arc<Inode>>> {
-        match Node::of(node) {
-            Node::Inode(number) => self.inode_in(state, number).map(Some),
-            Node::NowDirectory(number) => Ok(state.tree().inode(number).cloned()),
-            Node::NowVersion(number) => Ok(self.versions.inode(number)),
-            Node::Vfs | Node::Status | Node::Members => Ok(None),
         }
     }
 }

@@ -584,7 +584,7 @@ impl Filesystem for Adapter {
     fn release(
         &self,
         _request: &Request,
-        node: INodeNo,
+        _node: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
         _owner: Option<LockOwner>,
@@ -592,7 +592,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         if handle.0 != REPLAY_HANDLE {
-            self.fs.release(node.0, HandleId(handle.0));
+            self.fs.release(HandleId(handle.0));
         }
         reply.ok();
     }

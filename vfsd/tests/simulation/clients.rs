@@ -119,7 +119,7 @@ pub fn read(fs: &Arc<FileSystem>, name: &str) -> FsResult<Vec<u8>> {
     };
     let handle = fs.open(NOBODY, attr.node, flags(false, false, false))?;
     let content = fs.read(handle, 0, READ_MAX);
-    fs.release(attr.node, handle);
+    fs.release(handle);
     fs.forget(attr.node, 1);
     content
 }
@@ -186,7 +186,7 @@ impl Client {
             self.fs.flush(NOBODY, handle).await
         };
         let written = written.await;
-        self.fs.release(ROOT, handle);
+        self.fs.release(handle);
         written
     }
 
@@ -259,7 +259,7 @@ impl Client {
             self.shared.checkers.lock().lines.acknowledges(&line);
         }
         let flushed = self.fs.flush(NOBODY, handle).await;
-        self.fs.release(ROOT, handle);
+        self.fs.release(handle);
         written.and(flushed)
     }
 
@@ -275,7 +275,7 @@ impl Client {
         let name = format!("x{}", self.rng.random_range(0..12));
         let handle = create(&self.fs, &name, flags(true, false, true)).await?;
         self.shared.checkers.lock().names.won(&name, &self.name);
-        self.fs.release(ROOT, handle);
+        self.fs.release(handle);
         Ok(())
     }
 
@@ -341,7 +341,7 @@ impl Client {
             });
             assert_eq!(whole::decode(&found), number, "{name} is open");
         }
-        self.fs.release(attr.node, handle);
+        self.fs.release(handle);
         Ok(())
     }
 }

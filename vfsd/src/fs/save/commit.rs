@@ -22,7 +22,6 @@ use crate::fs::errno::{Failure, FsResult};
 use crate::fs::file_system::{FileSystem, Ground};
 use crate::fs::handles::{FileHandle, Handle, OpenInode, Saver};
 use crate::fs::proposer::{Committed, Proposal, ProposeError};
-use crate::fs::virtual_tree::Node;
 use crate::limits::UNSAVED_RETRY_EVERY;
 use crate::state_machine::command::{Command, ContentUpdate, Write};
 use crate::state_machine::content::Content;
@@ -159,19 +158,15 @@ impl FileSystem {
     }
 
     /// The last descriptor of a handle was closed. Returns at once; what is left is committed behind it.
-    pub fn release(self: &Arc<Self>, node: u64, id: HandleId) {
+    pub fn release(self: &Arc<Self>, id: HandleId) {
         match self.handles.remove(id) {
             Some(Handle::File(handle)) => {
                 let fs = self.clone();
                 self.runtime
                     .spawn(async move { fs.finish_handle(&handle).await });
             }
-            Some(Handle::Version(_)) => {
-                if let Node::NowVersion(number) = Node::of(node) {
-                    self.versions.released(number);
-                }
-            }
-            Some(Handle::Fixed(_) | Handle::Directory(_)) | None => {}
+            // It ends with its handle.
+            Some(Handle::Virtual(_) | Handle::Directory(_)) | None => {}
         }
     }
 
