@@ -164,7 +164,7 @@ pub const LINEAGE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Lineages kept for being asked: the entries of a busy second, and more.
 pub const LINEAGES_KEPT: usize = 16_384;
 /// The newest rules for applying entries that this build knows (`state_machine/level.rs`).
-pub const RULES_KNOWN: u32 = 1;
+pub const RULES_KNOWN: u32 = 2;
 /// How often the leader looks whether every member knows newer rules, in beats.
 pub const LEVEL_CHECK_BEATS: u64 = 10;
 /// How long a stopping leader waits for another node to take over.

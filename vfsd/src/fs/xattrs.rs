@@ -7,12 +7,17 @@ use super::errno::FsResult;
 use super::file_io::wall_now;
 use super::file_system::FileSystem;
 use super::proposer::ProposeError;
+use crate::clock;
 use crate::limits::XATTRS_BYTES_MAX;
 use crate::state_machine::StateMachine;
 use crate::state_machine::command::{Command, SetXattr, XattrMode};
 use crate::state_machine::ids::InodeNo;
+use crate::state_machine::inode::Inode;
 use crate::state_machine::lock::Hold;
 use crate::state_machine::outcome::FsError;
+
+/// Who made the content of a file.
+const AUTHOR: &str = "user.vfs.author";
 
 impl FileSystem {
     /// Value of an attribute.
@@ -26,6 +31,7 @@ impl FileSystem {
         let value = match name {
             "user.vfs.rev" => Some(inode.revision.to_string()),
             "user.vfs.ino" => Some(inode.number.to_string()),
+            AUTHOR => content_author(&state, &inode),
             "user.lk.fence" | "user.lk.owner" | "user.lk.expires" => {
                 self.check_own_lock(&state, inode.number)?;
                 lock_attribute(&state, inode.number, name)
@@ -69,6 +75,9 @@ impl FileSystem {
     ) -> FsResult<()> {
         let inode = self.tree_inode(node)?;
         let name = known_name(name)?.to_owned();
+        if name == AUTHOR {
+            return Err(FsError::NotPermitted.into());
+        }
         if self.state().tree().inode(inode).is_none() {
             return self.set_private_xattr(inode, name, value, mode);
         }
@@ -157,6 +166,27 @@ fn known_name(name: &OsStr) -> FsResult<&str> {
         Some("") => Err(FsError::Invalid.into()),
         Some(_) => Ok(name),
     }
+}
+
+/// `user.vfs.author` of a file: node, user, program and time of its content, as one JSON object.
+fn content_author(state: &StateMachine, inode: &Inode) -> Option<String> {
+    #[derive(serde::Serialize)]
+    struct Document<'a> {
+        node: String,
+        uid: u32,
+        comm: &'a str,
+        time: String,
+    }
+    let written = inode.content_author()?;
+    let author = &written.author;
+    let member = state.member(author.node);
+    let document = Document {
+        node: member.map_or_else(|| author.node.to_string(), |member| member.name.clone()),
+        uid: author.uid,
+        comm: &author.comm,
+        time: clock::rfc3339(written.time),
+    };
+    serde_json::to_string(&document).ok()
 }
 
 /// `user.lk.*` of a lock: its fence while it is held, its owner (`none` once it ended), what it lives by.

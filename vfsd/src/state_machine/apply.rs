@@ -61,6 +61,7 @@ impl<'a> Step<'a> {
             revision: index,
             wall: entry.stamp.wall,
             author: Arc::new(entry.author.clone()),
+            keeps_writers: state.level >= Level::AUTHORS_OF_CONTENT,
         };
         Self {
             state,

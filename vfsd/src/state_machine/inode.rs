@@ -40,10 +40,21 @@ pub struct Inode {
     pub rewritten: LogIndex,
     /// Who made [`Inode::revision`].
     pub author: Arc<Author>,
+    /// Who made the content, once something else was changed after it; see [`Inode::content_author`].
+    pub written: Option<Written>,
     /// Extended attributes.
     pub xattrs: OrdMap<String, Arc<[u8]>>,
     /// Every name it has: one for a directory, none for the root.
     pub names: OrdSet<(InodeNo, Name)>,
+}
+
+/// Who made a content, and when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// Who.
+    pub author: Arc<Author>,
+    /// Time of the last write.
+    pub time: WallTime,
 }
 
 /// What an inode is.
@@ -94,6 +105,19 @@ impl Inode {
     /// Whether it is a directory.
     pub fn is_directory(&self) -> bool {
         self.directory().is_some()
+    }
+
+    /// Who made the content of a file and when, if that is known: it is not where an entry of rules before
+    /// `Level::AUTHORS_OF_CONTENT` has changed something else since.
+    pub fn content_author(&self) -> Option<Written> {
+        self.content()?;
+        if self.revision != self.content_revision {
+            return self.written.clone();
+        }
+        Some(Written {
+            author: Arc::clone(&self.author),
+            time: self.ctime,
+        })
     }
 
     /// Number of links as `stat(2)` shows it.

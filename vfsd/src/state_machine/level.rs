@@ -32,6 +32,9 @@ impl Level {
     /// Breaking a lock and announcing a close need a grant.
     pub const GRANTS_FOR_ALL: Self = Self(1);
 
+    /// Who made a file's content outlives a later change of its names or attributes.
+    pub const AUTHORS_OF_CONTENT: Self = Self(2);
+
     /// The newest that this build knows.
     pub const KNOWN: Self = Self(RULES_KNOWN);
 }

@@ -56,6 +56,8 @@ pub struct Touch {
     pub wall: WallTime,
     /// Its author.
     pub author: Arc<Author>,
+    /// Who made a content is kept when something else changes.
+    pub keeps_writers: bool,
 }
 
 impl Default for Namespace {
@@ -76,6 +78,7 @@ impl Namespace {
             revision: LogIndex(0),
             wall: WallTime::default(),
             author: Arc::default(),
+            keeps_writers: false,
         };
         let root = new_inode(
             InodeNo::ROOT,
@@ -414,6 +417,7 @@ impl Namespace {
         self.change(number, touch, |inode| {
             inode.kind = Kind::Regular(content);
             inode.content_revision = touch.revision;
+            inode.written = None;
             if !added_only {
                 inode.rewritten = touch.revision;
             }
@@ -515,6 +519,7 @@ fn new_inode(number: InodeNo, kind: Kind, mode: u32, uid: u32, gid: u32, touch: 
         content_revision: touch.revision,
         rewritten: touch.revision,
         author: touch.author.clone(),
+        written: None,
         xattrs: OrdMap::new(),
         names: OrdSet::new(),
     }
@@ -525,6 +530,10 @@ fn xattr(name: &str, value: &str) -> OrdMap<String, Arc<[u8]>> {
 }
 
 fn stamp_change(inode: &mut Inode, touch: &Touch) {
+    let was_saved_last = inode.revision == inode.content_revision;
+    if touch.keeps_writers && was_saved_last && inode.revision != touch.revision {
+        inode.written = inode.content_author();
+    }
     inode.ctime = touch.wall;
     inode.revision = touch.revision;
     inode.author = touch.author.clone();

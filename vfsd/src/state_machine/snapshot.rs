@@ -15,7 +15,7 @@ use super::blob::{self, BLOB_BYTES_MIN, BlobDigest, ContentImage};
 use super::command::{Author, AuthorityState, Enrolment, JoinToken, Member};
 use super::content::Content;
 use super::ids::{InodeNo, LogIndex, NodeId, RequestNo, SessionId};
-use super::inode::{Directory, Inode, Kind};
+use super::inode::{Directory, Inode, Kind, Written};
 use super::level::Level;
 use super::lineage::Lineage;
 use super::lock::{Hold, Lock};
@@ -27,8 +27,10 @@ use super::session::{Answer, Session};
 use super::versioned::{self, Refusal};
 
 /// First byte of a manifest that holds all that this version knows.
-const SNAPSHOT_VERSION: u8 = 3;
-/// First byte of one without [`Later`]. A state that needs nothing of it is still written so.
+const SNAPSHOT_VERSION: u8 = 4;
+/// First byte of one without writers. A state that needs none is still written so.
+const SNAPSHOT_VERSION_LATER: u8 = 3;
+/// First byte of one without [`Later`] as well. A state that needs nothing of it is still written so.
 const SNAPSHOT_VERSION_EARLIER: u8 = 2;
 
 /// Why bytes are not a snapshot.
@@ -37,7 +39,7 @@ pub enum SnapshotError {
     /// Written by a version that this one does not know.
     #[error(
         "snapshot format {0} is not known to this version \
-         (it knows {SNAPSHOT_VERSION_EARLIER} and {SNAPSHOT_VERSION}); run the version that wrote it, or: vfsd rejoin"
+         (it knows {SNAPSHOT_VERSION_EARLIER} to {SNAPSHOT_VERSION}); run the version that wrote it, or: vfsd rejoin"
     )]
     Version(u8),
     /// Of a cluster whose rules this version does not know.
@@ -92,6 +94,15 @@ struct Later {
     authority: AuthorityState,
 }
 
+/// Who made the content of an inode, where something else was changed after it. Came with version 4; the list stands
+/// behind [`Later`], by inodes.
+#[derive(Serialize, Deserialize)]
+struct WrittenImage {
+    inode: InodeNo,
+    author: u32,
+    time: WallTime,
+}
+
 #[derive(Serialize, Deserialize)]
 struct InodeImage {
     number: InodeNo,
@@ -140,17 +151,19 @@ struct SessionImage {
 impl StateMachine {
     /// The state as a snapshot holds it; equal states give equal images.
     pub fn image(&self) -> StateImage {
-        let (image, blobs) = self.parts();
+        let (image, written, blobs) = self.parts();
         let later = Later {
             level: self.level,
             lineage: self.lineage,
             enrolments: self.enrolments.values().cloned().collect(),
             authority: self.authority.clone(),
         };
-        let encoded = if later == Later::default() {
-            postcard::to_extend(&image, vec![SNAPSHOT_VERSION_EARLIER])
+        let encoded = if !written.is_empty() {
+            postcard::to_extend(&(image, later, written), vec![SNAPSHOT_VERSION])
+        } else if later != Later::default() {
+            postcard::to_extend(&(image, later), vec![SNAPSHOT_VERSION_LATER])
         } else {
-            postcard::to_extend(&(image, later), vec![SNAPSHOT_VERSION])
+            postcard::to_extend(&image, vec![SNAPSHOT_VERSION_EARLIER])
         };
         let manifest = encoded.expect("plain data encodes into a growing buffer");
         StateImage {
@@ -169,7 +182,7 @@ impl StateMachine {
     /// # Errors
     /// [`SnapshotError`]; a state that breaks an invariant is refused too.
     pub fn from_image(image: &StateImage) -> Result<Self, SnapshotError> {
-        let (parts, later) = parse(&image.manifest)?;
+        let (parts, later, written) = parse(&image.manifest)?;
         let mut named = BTreeMap::new();
         for digest in &parts.blobs {
             let content = image
@@ -182,7 +195,7 @@ impl StateMachine {
             len: image.manifest.len(),
             reason,
         };
-        let mut state = Self::from_parts(parts, &named).map_err(malformed)?;
+        let mut state = Self::from_parts(parts, &written, &named).map_err(malformed)?;
         state.level = later.level;
         state.lineage = later.lineage;
         state.authority = later.authority;
@@ -194,7 +207,7 @@ impl StateMachine {
         Ok(state)
     }
 
-    fn parts(&self) -> (Image, BTreeMap<BlobDigest, Content>) {
+    fn parts(&self) -> (Image, Vec<WrittenImage>, BTreeMap<BlobDigest, Content>) {
         let mut blobs = BTreeMap::new();
         let mut authors = AuthorTable::default();
         let inodes = self
@@ -202,6 +215,15 @@ impl StateMachine {
             .inodes()
             .map(|inode| inode_image(inode, &mut blobs, &mut authors))
             .collect();
+        let written = self.tree.inodes().filter_map(|inode| {
+            let written = inode.written.as_ref()?;
+            Some(WrittenImage {
+                inode: inode.number,
+                author: authors.number_of(&written.author),
+                time: written.time,
+            })
+        });
+        let written = written.collect();
         let image = Image {
             applied: self.applied,
             log_time: self.log_time,
@@ -223,21 +245,29 @@ impl StateMachine {
                 .map(|(id, session)| session_image(id, session))
                 .collect(),
         };
-        (image, blobs)
+        (image, written, blobs)
     }
 
-    fn from_parts(image: Image, blobs: &BTreeMap<BlobDigest, &Content>) -> Result<Self, String> {
+    fn from_parts(
+        image: Image,
+        written: &[WrittenImage],
+        blobs: &BTreeMap<BlobDigest, &Content>,
+    ) -> Result<Self, String> {
         let authors: Vec<Arc<Author>> = image.authors.into_iter().map(Arc::new).collect();
         let inodes: Result<Vec<Inode>, String> = image
             .inodes
             .into_iter()
             .map(|inode| inode_of(inode, blobs, &authors))
             .collect();
+        let mut inodes = inodes?;
+        for written in written {
+            note_written(&mut inodes, written, &authors)?;
+        }
         let mut state = Self {
             applied: image.applied,
             log_time: image.log_time,
             cluster: image.cluster,
-            tree: Namespace::from_inodes(image.next_inode, inodes?)?,
+            tree: Namespace::from_inodes(image.next_inode, inodes)?,
             members: image
                 .members
                 .into_iter()
@@ -292,17 +322,22 @@ impl StateMachine {
 /// # Errors
 /// [`SnapshotError::Version`], [`SnapshotError::Malformed`].
 pub fn named_in(manifest: &[u8]) -> Result<BTreeSet<BlobDigest>, SnapshotError> {
-    parse(manifest).map(|(image, _)| image.blobs.into_iter().collect())
+    parse(manifest).map(|(image, ..)| image.blobs.into_iter().collect())
 }
 
-fn parse(manifest: &[u8]) -> Result<(Image, Later), SnapshotError> {
-    let parsed = if manifest.first() == Some(&SNAPSHOT_VERSION_EARLIER) {
-        let image = versioned::decode(SNAPSHOT_VERSION_EARLIER, manifest);
-        image.map(|image| (image, Later::default()))
-    } else {
-        versioned::decode(SNAPSHOT_VERSION, manifest)
+fn parse(manifest: &[u8]) -> Result<(Image, Later, Vec<WrittenImage>), SnapshotError> {
+    let parsed = match manifest.first() {
+        Some(&SNAPSHOT_VERSION_EARLIER) => {
+            let image = versioned::decode(SNAPSHOT_VERSION_EARLIER, manifest);
+            image.map(|image| (image, Later::default(), Vec::new()))
+        }
+        Some(&SNAPSHOT_VERSION_LATER) => {
+            let both = versioned::decode(SNAPSHOT_VERSION_LATER, manifest);
+            both.map(|(image, later)| (image, later, Vec::new()))
+        }
+        _ => versioned::decode(SNAPSHOT_VERSION, manifest),
     };
-    let (image, later): (Image, Later) = parsed.map_err(|refusal| match refusal {
+    let (image, later, written): (Image, Later, _) = parsed.map_err(|refusal| match refusal {
         Refusal::Version(version) => SnapshotError::Version(version),
         Refusal::Malformed(reason) => SnapshotError::Malformed {
             len: manifest.len(),
@@ -312,7 +347,7 @@ fn parse(manifest: &[u8]) -> Result<(Image, Later), SnapshotError> {
     if later.level > Level::KNOWN {
         return Err(SnapshotError::Level(later.level));
     }
-    Ok((image, later))
+    Ok((image, later, written))
 }
 
 /// Authors repeat all over the tree: each stands once, in the order of first use.
@@ -436,9 +471,28 @@ fn inode_of(
         content_revision,
         rewritten,
         author,
+        written: None,
         xattrs,
         names,
     })
+}
+
+fn note_written(
+    inodes: &mut [Inode],
+    written: &WrittenImage,
+    authors: &[Arc<Author>],
+) -> Result<(), String> {
+    let number = written.inode;
+    // An image holds inodes by their numbers.
+    let position = inodes.binary_search_by_key(&number, |inode| inode.number);
+    let position = position.map_err(|_| format!("inode {number} has a writer and is not there"))?;
+    let author = authors.get(written.author as usize);
+    let author = author.ok_or_else(|| format!("the writer of inode {number} is not there"))?;
+    inodes[position].written = Some(Written {
+        author: Arc::clone(author),
+        time: written.time,
+    });
+    Ok(())
 }
 
 fn lock_image(inode: InodeNo, lock: &Lock) -> LockImage {

@@ -119,3 +119,29 @@ fn tools_do_not_walk_into_the_virtual_directory() {
         "#,
     );
 }
+
+/// "`user.vfs.author` says who made the content of a file ... on the live tree and under `/.vfs/now`".
+#[test]
+fn the_author_of_a_save_is_told_on_every_node_whatever_is_changed_besides() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        author() { getfattr --only-values -n user.vfs.author "$1" | python3 -c '
+import json, sys
+told = json.load(sys.stdin); print(told["node"], told["uid"], told["comm"], told["time"][:4])'; }
+        year=$(date -u +%Y)
+        echo 1 > $A/mid/x; [ "$(author $B/mid/x)" = "n1 0 bash $year" ]
+        chmod 600 $B/mid/x; mv $B/mid/x $B/mid/y; setfattr -n user.a -v b $B/mid/y
+        for at in $A/mid/y $B/mid/y $A/.vfs/now/mid/y $B/.vfs/now/mid/y; do
+            [ "$(author $at)" = "n1 0 bash $year" ]
+        done
+        exec 3< $A/.vfs/now/mid/y
+        printf 2 | sed -n "w $B/mid/y"; [ "$(author $A/mid/y)" = "n2 0 sed $year" ]
+        [ "$(author /proc/self/fd/3)" = "n1 0 bash $year" ]
+        (setfattr -n user.vfs.author -v me $A/mid/y) 2>&1 | grep -q 'not permitted'
+        (getfattr -n user.vfs.author $A/mid) 2>&1 | grep -q 'No such attribute'
+        [ -z "$(getfattr $A/mid/y | grep author)" ]
+        "#,
+    );
+}

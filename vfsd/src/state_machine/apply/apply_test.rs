@@ -908,3 +908,54 @@ fn rules_of_a_level_count_from_its_entry_on() {
     let image = world.state.image();
     assert_eq!(StateMachine::from_image(&image).unwrap(), world.state);
 }
+
+/// "Saved by root on n2 with vim" stays true when somebody else changes a mode, a name or an attribute.
+#[test]
+fn the_author_of_a_content_is_known_until_the_next_save_once_the_level_says_so() {
+    let mut world = World::new();
+    world.state.level = Level(Level::AUTHORS_OF_CONTENT.0 - 1);
+    let a = world.join(1);
+    let inode = made(world.run(a, file(MID, "x", true, None)));
+    let by = |world: &mut World, comm: &str, command| {
+        let mut entry = world.entry(Some(a), command);
+        entry.author.comm = comm.into();
+        world.next_request = world.next_request.next();
+        world.push(&entry).outcome.unwrap();
+        let written = world.state.tree().inode(inode).unwrap().content_author();
+        written.map(|written| (written.author.comm.clone(), written.time.secs))
+    };
+    let known = |comm: &str, secs| Some((comm.to_owned(), secs));
+    let chmod = || {
+        Command::SetAttr(SetAttr {
+            inode,
+            mode: Some(0o600),
+            ..SetAttr::default()
+        })
+    };
+    assert_eq!(by(&mut world, "vim", save(inode, "1")), known("vim", 1000));
+    assert_eq!(
+        by(&mut world, "chmod", chmod()),
+        None,
+        "by the rules before"
+    );
+    assert_eq!(world.state.image().manifest[0], 3);
+
+    world.leader(Command::RaiseLevel(Level::KNOWN)).unwrap();
+    assert_eq!(by(&mut world, "chmod", chmod()), None, "it was lost");
+    assert_eq!(by(&mut world, "vim", save(inode, "2")), known("vim", 1000));
+    assert_eq!(world.state.image().manifest[0], 3, "nothing is added yet");
+    world.now = world.now.plus_ms(500);
+    let moved = rename(MID, "x", RUN, "y", RenameMode::Replace);
+    for (comm, command) in [
+        ("chmod", chmod()),
+        ("mv", moved),
+        ("attr", xattr(inode, "user.a", "b")),
+    ] {
+        assert_eq!(by(&mut world, comm, command), known("vim", 1000), "{comm}");
+    }
+    let image = world.state.image();
+    assert_eq!(image.manifest[0], 4);
+    assert_eq!(StateMachine::from_image(&image).unwrap(), world.state);
+    assert_eq!(by(&mut world, "sed", save(inode, "3")), known("sed", 1500));
+    assert_eq!(world.state.image().manifest[0], 3);
+}
