@@ -204,7 +204,8 @@ fn a_member_with_a_damaged_log_rejoins_and_votes_again() -> Result<()> {
     n1.sh("for i in $(seq 50); do echo $i > /vfs/mid/$i; done")?;
     barrier(n3)?;
     let former = id_of(n3)?;
-    n3.sh("systemctl stop vfsd && cd /var/lib/vfsd/log && printf damage | dd of=$(ls | head -n 1) bs=1 seek=3000 conv=notrunc")?;
+    n3.sh("systemctl stop vfsd && cd /var/lib/vfsd/log &&
+         printf damage | dd of=$(ls | head -n 1) bs=1 seek=3000 conv=notrunc")?;
     let started = n3.run(&["systemctl", "start", "vfsd"])?;
     assert!(
         !started.status.success(),

@@ -9,7 +9,7 @@ use system_tests::mounted::{Mounted, kill_vfsd};
 use system_tests::wait::wait_until;
 
 /// Reads the tree again and again and says what came of it; takes no descriptor and no working directory with it.
-const READER: &str = "while :; do cat /vfs/app/document > /run/$$0.now 2>&1; mv /run/$$0.now /run/$$0; sleep 0.05; done";
+const READER: &str = "while sleep 0.05; do cat /vfs/app/document > /run/$$0.now 2>&1; mv /run/$$0.now /run/$$0; done";
 
 /// Services by what gives them a namespace: the service manager lets new mounts in.
 const FOLLOW: &[(&str, &str)] = &[

@@ -18,7 +18,7 @@ use crate::consensus::node::{Node, NodeSettings};
 use crate::fs::FileSystem;
 use crate::fuse::mount::Mount;
 use crate::limits::{
-    DATA_DIR_WAIT_MAX, HEARTBEAT_INTERVAL, LEVEL_CHECK_EVERY, UNSAVED_RETRY_EVERY,
+    DATA_DIR_WAIT_MAX, HEARTBEAT_INTERVAL, LEVEL_CHECK_BEATS, UNSAVED_RETRY_EVERY,
     WATCHDOG_ANSWER_MAX, WRITE_TIMEOUT,
 };
 use crate::state_machine::ids::NodeId;
@@ -187,11 +187,11 @@ async fn end_locks_of_lost_handles(fs: Arc<FileSystem>) {
 /// Marks the data directory with the level by which its entries are applied. A build that does not know it would find
 /// that out at the first such entry; so it is told before it has begun.
 async fn mark_level(data: Arc<DataDir>, node: Arc<Node>) {
-    let mut tick = tokio::time::interval(LEVEL_CHECK_EVERY);
+    let mut beats = node.core().beat.every(LEVEL_CHECK_BEATS);
     let mut marked = Level::FIRST;
     loop {
-        tick.tick().await;
-        let level = node.core().state().level();
+        beats.next().await;
+        let level = node.core().view.state().level();
         if level == marked {
             continue;
         }
