@@ -11,13 +11,15 @@ use crate::clock;
 use crate::limits::XATTRS_BYTES_MAX;
 use crate::state_machine::StateMachine;
 use crate::state_machine::command::{Command, SetXattr, XattrMode};
-use crate::state_machine::ids::InodeNo;
+use crate::state_machine::ids::{InodeNo, LogIndex};
 use crate::state_machine::inode::Inode;
 use crate::state_machine::lock::Hold;
 use crate::state_machine::outcome::FsError;
 
 /// Who made the content of a file.
 const AUTHOR: &str = "user.vfs.author";
+/// The newest revision of a directory and of anything beneath it.
+const TREE_REVISION: &str = "user.vfs.tree_rev";
 
 impl FileSystem {
     /// Value of an attribute.
@@ -32,6 +34,7 @@ impl FileSystem {
             "user.vfs.rev" => Some(inode.revision.to_string()),
             "user.vfs.ino" => Some(inode.number.to_string()),
             AUTHOR => content_author(&state, &inode),
+            TREE_REVISION => tree_revision(&state, &inode).map(|newest| newest.to_string()),
             "user.lk.fence" | "user.lk.owner" | "user.lk.expires" => {
                 self.check_own_lock(&state, inode.number)?;
                 lock_attribute(&state, inode.number, name)
@@ -75,7 +78,7 @@ impl FileSystem {
     ) -> FsResult<()> {
         let inode = self.tree_inode(node)?;
         let name = known_name(name)?.to_owned();
-        if name == AUTHOR {
+        if name == AUTHOR || name == TREE_REVISION {
             return Err(FsError::NotPermitted.into());
         }
         if self.state().tree().inode(inode).is_none() {
@@ -155,6 +158,12 @@ impl FileSystem {
             _ => Ok(()),
         }
     }
+}
+
+/// Of a directory only. One that is removed has nothing beneath it any more.
+fn tree_revision(state: &StateMachine, inode: &Inode) -> Option<LogIndex> {
+    let newest = state.tree().tree_revision(inode.number);
+    newest.or(inode.is_directory().then_some(inode.revision))
 }
 
 /// A name in one of the namespaces that are kept (xattr(7)).

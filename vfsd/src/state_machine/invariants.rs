@@ -3,6 +3,8 @@
 use super::StateMachine;
 use super::content::Content;
 use super::ids::InodeNo;
+use super::inode::Inode;
+use super::namespace::Namespace;
 
 /// Checks everything that the parts promise each other.
 ///
@@ -44,7 +46,7 @@ fn check_members(state: &StateMachine) -> Result<(), String> {
 
 fn check_tree(state: &StateMachine) -> Result<(), String> {
     let tree = state.tree();
-    let mut stored = 0;
+    let (mut stored, mut directories) = (0, 0);
     for inode in tree.inodes() {
         let number = inode.number;
         if number >= tree.next_number() {
@@ -69,9 +71,11 @@ fn check_tree(state: &StateMachine) -> Result<(), String> {
             return Err(format!("inode {number} cannot be reached from the root"));
         }
         stored += inode.content().map_or(0, Content::stored_bytes);
+        check_tree_revision(tree, inode)?;
         let Some(directory) = inode.directory() else {
             continue;
         };
+        directories += 1;
         let mut subdirectories = 0;
         for (name, child) in &directory.entries {
             let child = tree
@@ -92,6 +96,12 @@ fn check_tree(state: &StateMachine) -> Result<(), String> {
             ));
         }
     }
+    if directories != tree.directory_count() {
+        return Err(format!(
+            "{directories} directories are there, {} have a revision of their tree",
+            tree.directory_count()
+        ));
+    }
     if stored != tree.stored_bytes() {
         return Err(format!(
             "{stored} bytes are stored, {} are counted",
@@ -99,4 +109,26 @@ fn check_tree(state: &StateMachine) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// A directory's is its own revision or the newest of those of its entries; of all directories together that is the
+/// maximum over everything beneath.
+fn check_tree_revision(tree: &Namespace, inode: &Inode) -> Result<(), String> {
+    let Some(directory) = inode.directory() else {
+        return Ok(());
+    };
+    let of_entries = directory.entries.values().map(|child| {
+        let own = tree.inode(*child).map(|child| child.revision);
+        tree.tree_revision(*child).max(own)
+    });
+    let newest = of_entries.chain([Some(inode.revision)]).max().flatten();
+    let known = tree.tree_revision(inode.number);
+    if known == newest {
+        Ok(())
+    } else {
+        Err(format!(
+            "directory {} has {known:?} as the newest revision of its tree, and {newest:?} is",
+            inode.number
+        ))
+    }
 }

@@ -20,6 +20,7 @@ pub mod namespace;
 pub mod outcome;
 pub mod session;
 pub mod snapshot;
+mod tree_revisions;
 mod versioned;
 
 use imbl::OrdMap;

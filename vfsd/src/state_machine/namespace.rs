@@ -15,6 +15,7 @@ use super::inode::{Directory, Inode, Kind};
 use super::log_time::WallTime;
 use super::name::Name;
 use super::outcome::FsError;
+use super::tree_revisions::TreeRevisions;
 use crate::limits::{LINKS_MAX, TREE_BYTES_MAX, TREE_INODES_MAX};
 
 /// Desired state of services on bare metal.
@@ -45,6 +46,7 @@ pub struct Namespace {
     inodes: OrdMap<InodeNo, Arc<Inode>>,
     next: InodeNo,
     stored_bytes: u64,
+    tree_revisions: TreeRevisions,
 }
 
 /// When and by whom a change is made; every step stamps what it touches with it.
@@ -73,6 +75,7 @@ impl Namespace {
             inodes: OrdMap::new(),
             next: FIRST_FREE,
             stored_bytes: 0,
+            tree_revisions: TreeRevisions::default(),
         };
         let touch = Touch {
             revision: LogIndex(0),
@@ -129,6 +132,16 @@ impl Namespace {
     /// Bytes that contents take.
     pub fn stored_bytes(&self) -> u64 {
         self.stored_bytes
+    }
+
+    /// The newest revision of a directory and of anything beneath it; `None` if it is no directory of the tree.
+    pub fn tree_revision(&self, directory: InodeNo) -> Option<LogIndex> {
+        self.tree_revisions.of_directory(directory)
+    }
+
+    /// How many directories there are.
+    pub(super) fn directory_count(&self) -> usize {
+        self.tree_revisions.len()
     }
 
     /// The number that the next inode gets.
@@ -261,6 +274,7 @@ impl Namespace {
         inode.names.insert((parent, name.clone()));
         stamp_change(inode, touch);
         let is_directory = inode.is_directory();
+        self.raise(number, touch);
         self.change_entries(parent, touch, |directory| {
             directory.entries.insert(name, number);
             directory.subdirectories += u32::from(is_directory);
@@ -288,6 +302,7 @@ impl Namespace {
             directory: inode.is_directory(),
             links_left: u32::try_from(inode.names.len()).unwrap_or(u32::MAX),
         };
+        self.raise(number, touch);
         self.change_entries(parent, touch, |directory| {
             directory.entries.remove(name);
             directory.subdirectories -= u32::from(unlinked.directory);
@@ -296,6 +311,7 @@ impl Namespace {
             && let Some(gone) = self.inodes.remove(&number)
         {
             self.stored_bytes -= gone.content().map_or(0, Content::stored_bytes);
+            self.tree_revisions.forget(number);
             unlinked.gone = Some(before);
         }
         Ok(unlinked)
@@ -320,6 +336,7 @@ impl Namespace {
         inode.names.insert((new_parent, new_name.clone()));
         stamp_change(inode, touch);
         let is_directory = u32::from(inode.is_directory());
+        self.raise(number, touch);
         self.change_entries(parent, touch, |directory| {
             directory.entries.remove(name);
             directory.subdirectories -= is_directory;
@@ -347,6 +364,7 @@ impl Namespace {
             inode.names.remove(&(from.0, from.1.clone()));
             inode.names.insert((to.0, to.1.clone()));
             stamp_change(inode, touch);
+            self.raise(number, touch);
         }
         for (place, new, old) in [(one, second, first), (other, first, second)] {
             let comes = u32::from(self.inode(new).is_some_and(|inode| inode.is_directory()));
@@ -372,6 +390,7 @@ impl Namespace {
         let inode = self.inode_mut(number)?;
         edit(inode);
         stamp_change(inode, touch);
+        self.raise(number, touch);
         Ok(())
     }
 
@@ -436,6 +455,7 @@ impl Namespace {
             inodes: OrdMap::new(),
             next,
             stored_bytes: 0,
+            tree_revisions: TreeRevisions::default(),
         };
         let mut names = Vec::new();
         for inode in inodes {
@@ -464,7 +484,13 @@ impl Namespace {
                 return Err(format!("a name stands twice in directory {parent}"));
             }
         }
+        tree.tree_revisions = TreeRevisions::of(&tree.inodes);
         Ok(tree)
+    }
+
+    fn raise(&mut self, changed: InodeNo, touch: &Touch) {
+        self.tree_revisions
+            .raise(&self.inodes, changed, touch.revision);
     }
 
     fn inode_mut(&mut self, number: InodeNo) -> Result<&mut Inode, FsError> {
@@ -487,6 +513,7 @@ impl Namespace {
         edit(directory);
         inode.mtime = touch.wall;
         stamp_change(inode, touch);
+        self.raise(parent, touch);
         Ok(())
     }
 }

@@ -145,3 +145,42 @@ told = json.load(sys.stdin); print(told["node"], told["uid"], told["comm"], told
         "#,
     );
 }
+
+/// "`user.vfs.tree_rev` of a directory is the newest revision of anything beneath it": the same on both nodes, live and
+/// in the committed view, and it moves with every change beneath.
+#[test]
+fn the_revision_of_a_tree_moves_with_whatever_changes_beneath() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        rev() { getfattr --only-values -n user.vfs.tree_rev "$1"; }
+        mkdir -p $A/mid/a/b $A/mid/c
+        last=0
+        moved() {
+            local now=$(rev $A/mid)
+            [ "$now" -gt "$last" ] || { echo "it stays at $last after: $*"; exit 1; }
+            [ "$now" = "$(rev $B/mid)" ] && [ "$now" = "$(rev $B/.vfs/now/mid)" ] || exit 1
+            last=$now
+        }
+        moved made
+        echo one > $B/mid/a/b/x; moved a save; [ "$(rev $A/mid/a/b)" = "$last" ]; [ "$(rev $A)" = "$last" ]
+        [ "$(getfattr --only-values -n user.vfs.rev $B/mid/a/b/x)" = "$last" ]
+        before=$(rev $A/mid/c)
+        chmod 600 $A/mid/a/b/x; moved a mode
+        setfattr -n user.note -v 1 $B/mid/a/b/x; moved an attribute
+        [ "$(rev $A/mid/c)" = "$before" ] || { echo "the directory beside it moved"; exit 1; }
+        ln $A/mid/a/b/x $A/mid/c/y; moved a link
+        echo more >> $B/mid/a/b/x; moved an append
+        [ "$(rev $A/mid/c)" = "$last" ] || { echo "the other name does not count"; exit 1; }
+        mv $A/mid/a/b $A/mid/c/b; moved a directory; [ "$(rev $B/mid/c)" = "$last" ]
+        rm $B/mid/c/b/x; moved a removal
+        [ "$(rev $A/mid/c)" = "$last" ]; [ "$(rev $A/run)" -lt "$last" ]
+        cat $A/mid/c/y > /dev/null; ls -R $B/mid > /dev/null
+        [ "$(rev $A/mid)" = "$last" ] || { echo "a reader moved it"; exit 1; }
+        (rev $A/mid/c/y) 2>&1 | grep -q 'No such attribute'
+        (setfattr -n user.vfs.tree_rev -v 1 $A/mid) 2>&1 | grep -q 'not permitted'
+        [ -z "$(getfattr -m - $A/mid)" ] || { echo "it is listed"; exit 1; }
+        "#,
+    );
+}

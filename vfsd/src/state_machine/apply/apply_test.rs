@@ -842,7 +842,7 @@ fn a_lock_directory_of_any_depth_is_taken_away_within_a_small_stack() {
         let job = made(world.run(a, dir(LK, "job")));
         made(world.run(a, file(job, "x", true, None)));
         let mut parent = job;
-        for _ in 0..3_000 {
+        for _ in 0..1_500 {
             // Without a check of all invariants after each: there are too many.
             let entry = world.entry(Some(a), dir(parent, "d"));
             world.next_request = world.next_request.next();
@@ -958,4 +958,57 @@ fn the_author_of_a_content_is_known_until_the_next_save_once_the_level_says_so()
     assert_eq!(StateMachine::from_image(&image).unwrap(), world.state);
     assert_eq!(by(&mut world, "sed", save(inode, "3")), known("sed", 1500));
     assert_eq!(world.state.image().manifest[0], 3);
+}
+
+/// "of a directory the newest revision of anything beneath it, itself included": through each name of a file, and a
+/// removal counts where the name was.
+#[test]
+fn a_directory_has_the_newest_revision_of_what_is_beneath_it() {
+    let mut world = World::new();
+    let a = world.join(1);
+    let made = |outcome: Outcome| match outcome {
+        Ok(Done::Inode { inode, .. }) => inode,
+        other => panic!("an inode is made: {other:?}"),
+    };
+    let (one, two) = (
+        made(world.run(a, dir(MID, "one"))),
+        made(world.run(a, dir(RUN, "two"))),
+    );
+    let deep = made(world.run(a, dir(one, "deep")));
+    let inode = made(world.run(a, file(deep, "x", false, None)));
+    let (parent, name) = (two, b"y".to_vec());
+    let link = Command::Link(Link {
+        inode,
+        parent,
+        name,
+        content: None,
+    });
+    world.run(a, link).unwrap();
+    let newest = |world: &World, of: &[InodeNo]| -> Vec<bool> {
+        let tree = world.state.tree();
+        let is_newest = |at: &InodeNo| tree.tree_revision(*at) == Some(world.state.applied());
+        of.iter().map(is_newest).collect()
+    };
+    let all = [InodeNo::ROOT, MID, one, deep, RUN, two];
+    assert_eq!(newest(&world, &all), [true; 6], "both names of the file");
+    world.run(a, file(one, "z", false, None)).unwrap();
+    let above_z = [true, true, true, false, false, false];
+    assert_eq!(newest(&world, &all), above_z, "only what is above");
+    world.run(a, unlink(two, "y")).unwrap();
+    assert_eq!(newest(&world, &all), [true; 6], "it has a link less");
+    world.run(a, unlink(deep, "x")).unwrap();
+    let above_x = [true, true, true, true, false, false];
+    assert_eq!(newest(&world, &all), above_x, "nothing of it is left");
+    let refused = world.run(a, unlink(deep, "x"));
+    assert_eq!(refused, Err(FsError::NotFound));
+    assert_eq!(
+        newest(&world, &all),
+        [false; 6],
+        "a refusal changes nothing"
+    );
+    assert_eq!(
+        world.state.tree().tree_revision(inode),
+        None,
+        "no directory"
+    );
 }

@@ -1,18 +1,24 @@
 //! Random entries against what must hold of every state. Goal: no panic, no broken invariant, the same bytes on two
 //! replicas, and a snapshot at any point that continues like the original.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::super::StateMachine;
 use super::super::command::*;
 use super::super::ids::*;
+use super::super::inode::Inode;
 use super::super::invariants;
 use super::super::level::Level;
 use super::super::log_time::*;
 use super::super::snapshot::{SnapshotError, StateImage, named_in};
 
 const ENTRIES: u64 = 3000;
+/// Entries after which every directory is looked at: what the tree has then is there.
+const WATCHED: u64 = 1000;
 
 fn seed() -> u64 {
     let chosen = std::env::var("CONTEXTOS_SEED")
@@ -226,6 +232,7 @@ fn replicas_stay_equal_and_whole_under_random_entries() {
         let entry = any_entry(&mut rng, &one, number);
         let sent = Entry::decode(&entry.encode()).unwrap();
         assert_eq!(sent, entry);
+        let before = one.clone();
         let (first, second) = (
             one.apply(LogIndex(number), &entry),
             other.apply(LogIndex(number), &sent),
@@ -237,6 +244,14 @@ fn replicas_stay_equal_and_whole_under_random_entries() {
         accepted += u64::from(first.outcome.is_ok());
         if let Err(broken) = invariants::check(&one) {
             panic!("entry {number} {:?} breaks: {broken}", entry.command);
+        }
+        if number <= WATCHED
+            && let Some(directory) = unnoticed_change(&before, &one)
+        {
+            let command = &entry.command;
+            panic!(
+                "entry {number} {command:?} changes something beneath {directory} and its revision stays"
+            );
         }
         if number % 97 == 0 {
             let image = one.image();
@@ -250,6 +265,33 @@ fn replicas_stay_equal_and_whole_under_random_entries() {
         accepted > ENTRIES / 10,
         "only {accepted} of {ENTRIES} random entries were accepted: the test tests little"
     );
+}
+
+/// A directory whose tree differs and that does not say so, or that went back.
+fn unnoticed_change(before: &StateMachine, after: &StateMachine) -> Option<InodeNo> {
+    let directories = after.tree().inodes().filter(|inode| inode.is_directory());
+    let mut known = directories.filter(|inode| before.tree().inode(inode.number).is_some());
+    let wrong = known.find(|inode| {
+        let revisions = [before, after].map(|state| state.tree().tree_revision(inode.number));
+        let differs = beneath(before, inode.number) != beneath(after, inode.number);
+        match differs {
+            true => revisions[1] != Some(after.applied()),
+            false => revisions[0] != revisions[1],
+        }
+    });
+    wrong.map(|inode| inode.number)
+}
+
+/// Everything at and beneath a directory.
+fn beneath(state: &StateMachine, directory: InodeNo) -> BTreeMap<InodeNo, *const Inode> {
+    let (mut found, mut way) = (BTreeMap::new(), vec![directory]);
+    while let Some(at) = way.pop() {
+        let inode = state.tree().inode(at).unwrap();
+        found.insert(at, Arc::as_ptr(inode));
+        let directory = inode.directory().into_iter();
+        way.extend(directory.flat_map(|directory| directory.entries.values()));
+    }
+    found
 }
 
 #[test]
