@@ -25,6 +25,17 @@ pub const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub const TREE_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 /// Inodes of the tree: about 500 bytes each in memory.
 pub const TREE_INODES_MAX: u64 = 2_000_000;
+/// What describes the tree besides its inodes: names, extended attributes, targets of links, and the pieces that
+/// contents lie in. Held in memory too; a maximum of its own, so that a tree full of content still takes locks, and a
+/// million attributes leave room for content. Two million small files with names of 100 bytes fit.
+pub const TREE_DETAIL_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// Longest name of the command that makes a change: the kernel knows 15 bytes of it (`TASK_COMM_LEN`).
+pub const COMMAND_NAME_BYTES_MAX: usize = 15;
+/// What a name, an attribute or a piece of content counts there besides its bytes: its places in the maps.
+pub const DETAIL_OVERHEAD_BYTES: u64 = 64;
+/// An inode in a snapshot without what counts as detail: numbers, times, the digest of a content twice, its author.
+/// (`snapshot.rs` has a test.)
+pub const INODE_IMAGE_BYTES_MAX: u64 = 400;
 /// What a small write copies at most; large enough that a 16 MiB file has only 1,024 chunks.
 pub const CONTENT_CHUNK_BYTES: usize = 16 * 1024;
 /// What holes are counted in, as on most filesystems.
@@ -37,6 +48,8 @@ pub const XATTR_VALUE_BYTES_MAX: usize = 64 * 1024;
 pub const XATTRS_BYTES_MAX: usize = 64 * 1024;
 /// Answers kept per session for retries. A node has far fewer proposals under way; older ones are settled.
 pub const OUTCOME_WINDOW_MAX: usize = 65_536;
+/// An answer in a snapshot: three numbers and the outcome. (`snapshot.rs` has a test.)
+pub const ANSWER_IMAGE_BYTES_MAX: u64 = 48;
 /// How long an abnormally ended lock stays taken, unless `user.lk.delay` says otherwise: long enough for the children
 /// of the dead holder to be gone.
 pub const LOCK_DELAY_DEFAULT_MS: u64 = 2_000;
@@ -142,7 +155,9 @@ pub const SNAPSHOT_PART_BYTES: usize = 4 * 1024 * 1024;
 /// An answer to a part of a snapshot, installing included.
 pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// A snapshot that is received: the whole tree and what surrounds it.
-pub const SNAPSHOT_BYTES_MAX: u64 = TREE_BYTES_MAX + TREE_BYTES_MAX / 4;
+pub const SNAPSHOT_BYTES_MAX: u64 = TREE_BYTES_MAX + TREE_BYTES_MAX / 2;
+/// What a snapshot holds besides the tree: the answers that sessions keep, members, tokens.
+pub const SNAPSHOT_REST_BYTES_MAX: u64 = 160 * 1024 * 1024;
 /// Log bytes since the last snapshot that make a new one due, unless that one was larger.
 pub const SNAPSHOT_DUE_BYTES: u64 = 64 * 1024 * 1024;
 /// How often that is looked at, in beats.
@@ -188,6 +203,18 @@ const _: () = assert!(
 const _: () = assert!(HEARTBEAT_INTERVAL.as_millis() == HEARTBEAT_BEATS as u128 * BEAT.as_millis());
 const _: () =
     assert!(LEADER_SILENCE_MAX.as_millis() + BEAT.as_millis() <= ELECTION_TIMEOUT_MAX.as_millis());
+// A tree that is full in every way fits a snapshot, and the answers of a session for each member beside it.
+const _: () = assert!(
+    TREE_BYTES_MAX
+        + TREE_DETAIL_BYTES_MAX
+        + TREE_INODES_MAX * INODE_IMAGE_BYTES_MAX
+        + SNAPSHOT_REST_BYTES_MAX
+        <= SNAPSHOT_BYTES_MAX
+);
+const _: () = assert!(
+    (VOTERS_MAX + LEARNERS_MAX) as u64 * OUTCOME_WINDOW_MAX as u64 * ANSWER_IMAGE_BYTES_MAX
+        <= SNAPSHOT_REST_BYTES_MAX
+);
 const _: () = assert!(ELECTION_TIMEOUT_MAX.as_millis() * 4 <= QUORUM_SILENCE_MAX.as_millis());
 const _: () = assert!(QUORUM_SILENCE_MAX.as_millis() < WRITE_TIMEOUT.as_millis());
 /// Abandoned numbers that one entry names; the next one names the rest.
@@ -209,6 +236,10 @@ pub const SUSPEND_MIN: Duration = Duration::from_millis(100);
 /// Pause before opening or renewing a session is tried again.
 pub const SESSION_RETRY_EVERY: Duration = Duration::from_millis(250);
 
+/// Threads whose last lookups are remembered: more than change names at one moment.
+pub const FOUND_NAMES_MAX: usize = 1_024;
+/// How often a change of names is tried whose name another node replaces meanwhile by a file of the same owner.
+pub const NAME_TRIES_MAX: usize = 8;
 /// Events that wait to be raised in this kernel; past it, directories are announced as a whole. One event takes about
 /// half a millisecond, so a full queue is some seconds old.
 pub const REPLAY_QUEUE_MAX: usize = 16_384;

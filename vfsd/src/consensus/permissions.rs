@@ -110,6 +110,7 @@ pub fn check_proposal(
         | Command::Unlink(_)
         | Command::Rmdir(_)
         | Command::Rename(_)
+        | Command::Checked(_)
         | Command::SetAttr(_)
         | Command::SetXattr(_)
         | Command::RemoveXattr { .. }

@@ -31,7 +31,7 @@ use crate::consensus::wire::{
     Request, SnapshotPart, Transfer, TransferReply, VoteReply,
 };
 use crate::consensus::writer::WriteError;
-use crate::limits::{QUORUM_SILENCE_MAX, WRITE_TIMEOUT};
+use crate::limits::{COMMAND_NAME_BYTES_MAX, QUORUM_SILENCE_MAX, WRITE_TIMEOUT};
 use crate::state_machine::blob::BlobDigest;
 use crate::state_machine::command::Entry;
 use crate::state_machine::content::Content;
@@ -254,6 +254,9 @@ pub async fn propose(core: &Arc<Core>, node: u64, mut entry: Entry) -> Result<Re
     };
     entry.author.node = NodeId(node);
     entry.author.grant = grant;
+    while entry.author.comm.len() > COMMAND_NAME_BYTES_MAX {
+        entry.author.comm.pop();
+    }
     Ok(match core.writer.write(entry).await {
         Ok((index, outcome)) => Reply::Proposed { index, outcome },
         Err(error @ WriteError::TooLong(_)) => return Err(error.to_string()),

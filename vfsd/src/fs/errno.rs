@@ -46,7 +46,7 @@ pub fn errno(failure: &Failure) -> i32 {
         Failure::ReadOnly => libc::EROFS,
         Failure::BadHandle => libc::EBADF,
         Failure::NoSuchOffset => libc::ENXIO,
-        // The kernel answers it by another lookup and never shows it (open(2) retries once).
+        // The kernel answers it by another lookup, once, and never shows the first.
         Failure::Stale => libc::ESTALE,
         Failure::Interrupted => libc::EINTR,
     }
@@ -76,6 +76,7 @@ fn refused_errno(refused: FsError) -> i32 {
         FsError::Abandoned | FsError::OutcomeForgotten => libc::EIO,
         FsError::TokenInvalid => libc::EACCES,
         FsError::CrossBoundary => libc::EXDEV,
+        FsError::NameMoved => libc::ESTALE,
     }
 }
 

@@ -13,18 +13,22 @@ use parking_lot::Mutex;
 use super::attr::{Attr, FileKind};
 use super::errno::{Failure, FsResult};
 use super::feed::ChangeFeed;
+use super::found_names::{FoundName, FoundNames};
 use super::handles::{DirectoryEntry, DirectoryHandle, Handle, HandleTable};
 use super::known_inodes::KnownInodes;
 use super::orphans::Orphans;
 use super::proposer::{NodeStatus, ProposeError, Proposer};
 use super::save::Leftovers;
 use super::virtual_tree::{Facts, Node, Unsaved, VFS_NAME, VirtualNode, VirtualTree};
-use crate::limits::{NAME_LEN_BYTES_MAX, TREE_BYTES_MAX, TREE_INODES_MAX};
+use crate::limits::{NAME_LEN_BYTES_MAX, TREE_BYTES_MAX, TREE_DETAIL_BYTES_MAX, TREE_INODES_MAX};
 use crate::state_machine::StateMachine;
 use crate::state_machine::ids::{FencingToken, HandleId, InodeNo, LogIndex, SessionId};
 use crate::state_machine::inode::{Inode, Kind, without_privileges};
 use crate::state_machine::namespace::LK;
 use crate::state_machine::outcome::FsError;
+
+/// Who may write such a directory takes away only what is his.
+const STICKY: u32 = 0o1000;
 
 /// The mounted tree of one node.
 pub struct FileSystem {
@@ -33,6 +37,7 @@ pub struct FileSystem {
     pub(super) handles: Arc<HandleTable>,
     pub(super) known: Arc<KnownInodes>,
     pub(super) virtual_tree: VirtualTree,
+    pub(super) found: FoundNames,
     /// Saves that nobody waits for any more.
     pub(super) leftovers: Leftovers,
     pub(super) runtime: tokio::runtime::Handle,
@@ -50,8 +55,10 @@ pub(super) struct Ground {
 pub struct Usage {
     /// Bytes that the tree may hold.
     pub bytes_total: u64,
-    /// Bytes that are free.
+    /// Bytes that nothing takes.
     pub bytes_free: u64,
+    /// Those of them that content may take.
+    pub bytes_available: u64,
     /// Inodes that the tree may hold.
     pub inodes_total: u64,
     /// Inodes that are free.
@@ -76,6 +83,7 @@ impl FileSystem {
             handles,
             known,
             virtual_tree: VirtualTree::default(),
+            found: FoundNames::default(),
             leftovers: Leftovers::default(),
             runtime,
         })
@@ -162,6 +170,27 @@ impl FileSystem {
                 Ok(self.attr_of(&inode))
             }
         }
+    }
+
+    /// A lookup of `thread` is being answered by what [`FileSystem::lookup`] gave, and the kernel checks that. Kept
+    /// where a permission may depend on it: in a sticky directory, and for directories.
+    pub fn note_lookup(&self, thread: u32, parent: u64, name: &OsStr, found: &FsResult<Attr>) {
+        let found = match found {
+            Ok(attr) => Some(attr),
+            Err(Failure::Refused(FsError::NotFound)) => None,
+            Err(_) => return,
+        };
+        let is_directory = found.is_some_and(|attr| attr.kind == FileKind::Directory);
+        if is_directory || self.is_sticky(InodeNo(parent)) {
+            let (parent, found) = (InodeNo(parent), FoundName::of(found));
+            self.found.note(thread, parent, name.as_bytes(), found);
+        }
+    }
+
+    pub(super) fn is_sticky(&self, directory: InodeNo) -> bool {
+        let state = self.state();
+        let directory = state.tree().inode(directory);
+        directory.is_some_and(|directory| directory.mode & STICKY != 0)
     }
 
     /// `.` and `..` of a directory that the kernel knows by number only (exported file handles).
@@ -306,9 +335,12 @@ impl FileSystem {
     /// Space and inodes.
     pub fn usage(&self) -> Usage {
         let state = self.state();
+        let for_content = TREE_BYTES_MAX.saturating_sub(state.tree().stored_bytes());
+        let for_details = TREE_DETAIL_BYTES_MAX.saturating_sub(state.tree().detail_bytes());
         Usage {
-            bytes_total: TREE_BYTES_MAX,
-            bytes_free: TREE_BYTES_MAX.saturating_sub(state.tree().stored_bytes()),
+            bytes_total: TREE_BYTES_MAX + TREE_DETAIL_BYTES_MAX,
+            bytes_free: for_content + for_details,
+            bytes_available: for_content,
             inodes_total: TREE_INODES_MAX,
             inodes_free: TREE_INODES_MAX.saturating_sub(state.tree().inode_count()),
         }

@@ -10,6 +10,7 @@ pub mod errno;
 pub mod feed;
 mod file_io;
 pub mod file_system;
+mod found_names;
 pub mod handles;
 pub mod known_inodes;
 mod names;

@@ -6,15 +6,19 @@ use std::sync::Arc;
 
 use super::attr::Attr;
 use super::caller::Caller;
-use super::errno::FsResult;
+use super::errno::{Failure, FsResult};
 use super::file_system::{FileSystem, Ground};
+use super::found_names::FoundName;
 use super::proposer::{Committed, Proposal};
 use super::virtual_tree::VFS_NAME;
+use crate::limits::NAME_TRIES_MAX;
 use crate::state_machine::command::{
-    Command, Create, Link, Mkdir, NodeKind, Remove, Rename, RenameMode, SetAttr, Symlink, TimeSet,
+    Checked, Command, Create, Found, Link, Mkdir, NameChange, NodeKind, Remove, Rename, RenameMode,
+    SetAttr, Symlink, TimeSet,
 };
 use crate::state_machine::ids::InodeNo;
 use crate::state_machine::inode::Kind;
+use crate::state_machine::level::Level;
 use crate::state_machine::outcome::{Done, FsError};
 
 impl FileSystem {
@@ -39,10 +43,20 @@ impl FileSystem {
             mode,
             uid: caller.uid,
             gid: caller.gid,
-            exclusive: true,
+            // Exclusive, a regular file under `/lk` would be a lock; mknod(2) takes none.
+            exclusive: kind != NodeKind::Regular,
             handle: None,
         });
-        self.make(caller, ground, command).await
+        let made = self.commit(caller, ground, command).await;
+        let is_taken = match &made {
+            Err(Failure::Refused(FsError::IsDirectory)) => true,
+            Ok(made) => matches!(made.outcome, Ok(Done::Inode { created: false, .. })),
+            Err(_) => false,
+        };
+        if is_taken {
+            return Err(FsError::AlreadyExists.into());
+        }
+        self.made(made?)
     }
 
     /// Makes a directory.
@@ -128,11 +142,13 @@ impl FileSystem {
     pub async fn unlink(&self, caller: Caller, parent: u64, name: &OsStr) -> FsResult<()> {
         let parent = self.tree_directory(parent)?;
         let ground = self.ground_of_entries(parent)?;
+        let found = self.found_to_take(caller, parent, name);
         let remove = Remove {
             parent,
             name: name.as_bytes().to_vec(),
         };
-        self.commit(caller, ground, Command::Unlink(remove))
+        let change = NameChange::Unlink(remove);
+        self.commit_names(caller, ground, change, [None, found])
             .await
             .map(|_| ())
     }
@@ -152,11 +168,13 @@ impl FileSystem {
             return Err(FsError::NotPermitted.into());
         }
         let ground = self.ground_of_entries(parent)?;
+        let found = self.found_to_take(caller, parent, name);
         let remove = Remove {
             parent,
             name: name.as_bytes().to_vec(),
         };
-        self.commit(caller, ground, Command::Rmdir(remove))
+        let change = NameChange::Rmdir(remove);
+        self.commit_names(caller, ground, change, [None, found])
             .await
             .map(|_| ())
     }
@@ -180,6 +198,11 @@ impl FileSystem {
             self.ground_of_entries(parent)?,
             self.ground_of_entries(new_parent)?,
         );
+        let found = self.found_to_move(caller, (parent, name), new_parent);
+        let found_new = match mode {
+            RenameMode::Exchange => self.found_to_move(caller, (new_parent, new_name), parent),
+            _ => self.found_to_take(caller, new_parent, new_name),
+        };
         let moved = self.state().tree().lookup(parent, name.as_bytes())?;
         let (content, carried) = self.take_for_entry(moved).await?;
         let (name, new_name) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
@@ -192,7 +215,9 @@ impl FileSystem {
             content,
         };
         let ground = if from.fence.is_some() { from } else { to };
-        let committed = self.commit(caller, ground, Command::Rename(rename)).await?;
+        let change = NameChange::Rename(rename);
+        let found = [found, found_new];
+        let committed = self.commit_names(caller, ground, change, found).await?;
         if let Some(carried) = carried {
             carried.committed(committed.index);
         }
@@ -269,6 +294,89 @@ impl FileSystem {
                 Err(FsError::Invalid.into())
             }
         }
+    }
+
+    /// What the caller's kernel has found under a name that is to go, if it matters.
+    fn found_to_take(&self, caller: Caller, parent: InodeNo, name: &OsStr) -> Option<FoundName> {
+        let found = self.found_by(caller, parent, name)?;
+        self.is_sticky(parent).then_some(found)
+    }
+
+    /// The same of one that is to move: a directory that changes its own must be writable, too.
+    fn found_to_move(
+        &self,
+        caller: Caller,
+        (parent, name): (InodeNo, &OsStr),
+        new_parent: InodeNo,
+    ) -> Option<FoundName> {
+        let found = self.found_by(caller, parent, name)?;
+        let is_asked_itself = found.is_directory() && parent != new_parent;
+        (is_asked_itself || self.is_sticky(parent)).then_some(found)
+    }
+
+    /// Nothing depends on it for the superuser, and nobody knows the thread of a caller from beyond this pid namespace.
+    fn found_by(&self, caller: Caller, parent: InodeNo, name: &OsStr) -> Option<FoundName> {
+        let matters = caller.uid != 0 && caller.tid != 0;
+        let found = self.found.of(caller.tid, parent, name.as_bytes());
+        found.filter(|_| matters && self.state().level() >= Level::NAMES_AS_CHECKED)
+    }
+
+    /// Takes a name away or moves it. What was found under a name that moves, and under one that goes, is what the
+    /// caller's kernel has checked: another file is refused, and the kernel looks again. It does so once, so a file
+    /// that it would have answered the same for is taken as well.
+    async fn commit_names(
+        &self,
+        caller: Caller,
+        ground: Ground,
+        change: NameChange,
+        [moves, mut goes]: [Option<FoundName>; 2],
+    ) -> FsResult<Committed> {
+        if moves.is_none() && goes.is_none() {
+            let command = match change {
+                NameChange::Unlink(remove) => Command::Unlink(remove),
+                NameChange::Rmdir(remove) => Command::Rmdir(remove),
+                NameChange::Rename(rename) => Command::Rename(rename),
+            };
+            return self.commit(caller, ground, command).await;
+        }
+        let as_found =
+            |found: Option<FoundName>| found.map(FoundName::as_found).unwrap_or_default();
+        for _ in 0..NAME_TRIES_MAX {
+            let (found, found_new) = match change {
+                NameChange::Rename(_) => (as_found(moves), as_found(goes)),
+                _ => (as_found(goes), Found::Unknown),
+            };
+            let checked = Checked {
+                change: change.clone(),
+                found,
+                found_new,
+            };
+            match self.commit(caller, ground, Command::Checked(checked)).await {
+                Err(Failure::Refused(FsError::NameMoved)) => {
+                    let now = self.found_now(&change);
+                    let is_new = |before: &FoundName| before.as_found() != now.as_found();
+                    goes = goes.filter(|before| is_new(before) && before.is_as_good_as(now));
+                    if goes.replace(now).is_none() {
+                        break;
+                    }
+                }
+                outcome => return outcome,
+            }
+        }
+        self.found.forget(caller.tid);
+        Err(Failure::Stale)
+    }
+
+    /// What stands under the name that goes.
+    fn found_now(&self, change: &NameChange) -> FoundName {
+        let (parent, name) = match change {
+            NameChange::Unlink(remove) | NameChange::Rmdir(remove) => (remove.parent, &remove.name),
+            NameChange::Rename(rename) => (rename.new_parent, &rename.new_name),
+        };
+        let state = self.state();
+        let inode = state.tree().lookup(parent, name).ok();
+        let inode = inode.and_then(|inode| state.tree().inode(inode));
+        FoundName::of(inode.map(|inode| Attr::of(inode)).as_ref())
     }
 
     /// Proposes on behalf of a caller; a refusal by `apply` is a failure.

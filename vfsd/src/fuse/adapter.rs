@@ -290,6 +290,7 @@ impl Filesystem for Adapter {
         if name == "." || name == ".." {
             return entry(reply)(found);
         }
+        self.fs.note_lookup(request.pid(), parent.0, name, &found);
         self.answer_lookup(request, parent.0, found, reply);
     }
 
@@ -678,13 +679,13 @@ impl Filesystem for Adapter {
     fn statfs(&self, _request: &Request, _node: INodeNo, reply: ReplyStatfs) {
         let usage = self.fs.usage();
         let blocks = |bytes: u64| bytes / u64::from(BLOCK_BYTES);
-        let free = blocks(usage.bytes_free);
+        let (free, available) = (blocks(usage.bytes_free), blocks(usage.bytes_available));
         let name_len = NAME_LEN_BYTES_MAX as u32;
         let (files, files_free) = (usage.inodes_total, usage.inodes_free);
         reply.statfs(
             blocks(usage.bytes_total),
             free,
-            free,
+            available,
             files,
             files_free,
             BLOCK_BYTES,

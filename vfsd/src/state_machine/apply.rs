@@ -4,6 +4,7 @@
 //! before a refused entry (clones of persistent maps are cheap).
 
 mod attributes;
+mod checked;
 mod content;
 mod create;
 mod members;
@@ -19,7 +20,8 @@ use super::command::{Command, Entry};
 use super::ids::{LogIndex, SessionId};
 use super::level::Level;
 use super::namespace::Touch;
-use super::outcome::{Change, Outcome};
+use super::outcome::{Change, FsError, Outcome};
+use crate::limits::TREE_DETAIL_BYTES_MAX;
 
 pub use rules::Guard;
 
@@ -38,8 +40,12 @@ pub(super) fn run(
     index: LogIndex,
     entry: &Entry,
 ) -> (Outcome, Vec<Change>) {
+    let before = state.tree().detail_bytes();
     let mut step = Step::new(state, index, entry);
-    let outcome = step.dispatch();
+    let outcome = step.dispatch().and_then(|done| {
+        step.check_details(before)?;
+        Ok(done)
+    });
     (outcome, step.changes)
 }
 
@@ -108,7 +114,18 @@ impl Step<'_> {
             Command::Admit { token, newcomer } => self.admit(token, newcomer),
             Command::Authority(step) => self.authority_step(step),
             Command::Readmit { node, newcomer } => self.readmit(*node, newcomer),
+            Command::Checked(checked) => self.checked(checked),
         }
+    }
+
+    /// What describes the tree has a maximum of its own: whatever makes none of it more is always possible.
+    fn check_details(&self, before: u64) -> Result<(), FsError> {
+        let now = self.state.tree().detail_bytes();
+        let is_full = self.follows(Level::DETAILS_ARE_BOUNDED) && now > TREE_DETAIL_BYTES_MAX;
+        if is_full && now > before {
+            return Err(FsError::NoSpace);
+        }
+        Ok(())
     }
 
     /// Whether the cluster's entries are applied by the rules of `level`.

@@ -232,6 +232,43 @@ pub enum Command {
     },
     /// Goes a step to another certificate authority.
     Authority(AuthorityStep),
+    /// Takes a name away or moves it, if it stands for what the caller's kernel has checked.
+    Checked(Checked),
+}
+
+/// A change of names whose permission depends on what they stand for: the caller's kernel has looked before the entry
+/// was made, and another node may have been quicker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// What is to be done.
+    pub change: NameChange,
+    /// What the kernel has found under the name.
+    pub found: Found,
+    /// The same of a rename's new name.
+    pub found_new: Found,
+}
+
+/// A change of names that [`Checked`] holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NameChange {
+    /// As [`Command::Unlink`].
+    Unlink(Remove),
+    /// As [`Command::Rmdir`].
+    Rmdir(Remove),
+    /// As [`Command::Rename`].
+    Rename(Rename),
+}
+
+/// What a kernel has found under a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Found {
+    /// Not known, or nothing depends on it.
+    #[default]
+    Unknown,
+    /// The name was free.
+    Nothing,
+    /// This inode.
+    Inode(InodeNo),
 }
 
 /// A step from one certificate authority to the next, taken when every member has done what the one before asks.

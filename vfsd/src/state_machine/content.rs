@@ -32,6 +32,11 @@ impl Content {
         self.chunks.values().map(|chunk| chunk.len() as u64).sum()
     }
 
+    /// How many pieces it lies in.
+    pub fn pieces(&self) -> u64 {
+        self.chunks.len() as u64
+    }
+
     /// The bytes from `offset`, at most `len`, fewer at the end.
     pub fn read(&self, offset: u64, len: usize) -> Vec<u8> {
         let end = self.size.min(offset.saturating_add(len as u64));

@@ -2,6 +2,7 @@
 
 use super::StateMachine;
 use super::content::Content;
+use super::detail;
 use super::ids::InodeNo;
 use super::inode::Inode;
 use super::namespace::Namespace;
@@ -46,7 +47,7 @@ fn check_members(state: &StateMachine) -> Result<(), String> {
 
 fn check_tree(state: &StateMachine) -> Result<(), String> {
     let tree = state.tree();
-    let (mut stored, mut directories) = (0, 0);
+    let (mut stored, mut directories, mut details) = (0, 0, 0);
     for inode in tree.inodes() {
         let number = inode.number;
         if number >= tree.next_number() {
@@ -71,6 +72,8 @@ fn check_tree(state: &StateMachine) -> Result<(), String> {
             return Err(format!("inode {number} cannot be reached from the root"));
         }
         stored += inode.content().map_or(0, Content::stored_bytes);
+        let of_names = inode.names.iter().map(|(_, name)| detail::of_name(name));
+        details += detail::of(inode) + of_names.sum::<u64>();
         check_tree_revision(tree, inode)?;
         let Some(directory) = inode.directory() else {
             continue;
@@ -96,10 +99,25 @@ fn check_tree(state: &StateMachine) -> Result<(), String> {
             ));
         }
     }
+    check_counts(tree, directories, details, stored)
+}
+
+fn check_counts(
+    tree: &Namespace,
+    directories: usize,
+    details: u64,
+    stored: u64,
+) -> Result<(), String> {
     if directories != tree.directory_count() {
         return Err(format!(
             "{directories} directories are there, {} have a revision of their tree",
             tree.directory_count()
+        ));
+    }
+    if details != tree.detail_bytes() {
+        return Err(format!(
+            "{details} bytes describe the tree, {} are counted",
+            tree.detail_bytes()
         ));
     }
     if stored != tree.stored_bytes() {

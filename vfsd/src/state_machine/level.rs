@@ -34,6 +34,15 @@ impl Level {
 
     /// Who made a file's content outlives a later change of its names or attributes.
     pub const AUTHORS_OF_CONTENT: Self = Self(2);
+    /// Names, attributes and what else describes the tree have a maximum ([`crate::limits::TREE_DETAIL_BYTES_MAX`]).
+    pub const DETAILS_ARE_BOUNDED: Self = Self(2);
+    /// Names are taken away and moved by what the caller's kernel has checked
+    /// ([`super::command::Command::Checked`]).
+    pub const NAMES_AS_CHECKED: Self = Self(2);
+    /// A file with several names is bound by the guard, the lock and the grant of the place of each.
+    pub const ALL_NAMES_BIND: Self = Self(2);
+    /// A lock gets no second name, wherever.
+    pub const LOCKS_HAVE_ONE_NAME: Self = Self(2);
 
     /// The newest that this build knows.
     pub const KNOWN: Self = Self(RULES_KNOWN);

@@ -8,6 +8,7 @@ mod apply;
 pub mod blob;
 pub mod command;
 pub mod content;
+mod detail;
 pub mod ids;
 pub mod inode;
 pub mod invariants;

@@ -10,6 +10,7 @@ use imbl::{OrdMap, OrdSet};
 
 use super::command::Author;
 use super::content::Content;
+use super::detail;
 use super::ids::{InodeNo, LogIndex};
 use super::inode::{Directory, Inode, Kind};
 use super::log_time::WallTime;
@@ -46,6 +47,7 @@ pub struct Namespace {
     inodes: OrdMap<InodeNo, Arc<Inode>>,
     next: InodeNo,
     stored_bytes: u64,
+    detail_bytes: u64,
     tree_revisions: TreeRevisions,
 }
 
@@ -75,6 +77,7 @@ impl Namespace {
             inodes: OrdMap::new(),
             next: FIRST_FREE,
             stored_bytes: 0,
+            detail_bytes: 0,
             tree_revisions: TreeRevisions::default(),
         };
         let touch = Touch {
@@ -106,6 +109,7 @@ impl Namespace {
                 LK_DSM => inode.xattrs = xattr("user.lk.hold", "handle"),
                 _ => {}
             }
+            tree.detail_bytes += detail::of(&inode);
             tree.inodes.insert(number, Arc::new(inode));
             let name = Name::new(name.as_bytes()).expect("the fixed names are valid");
             tree.link(parent, name, number, &touch)
@@ -132,6 +136,11 @@ impl Namespace {
     /// Bytes that contents take.
     pub fn stored_bytes(&self) -> u64 {
         self.stored_bytes
+    }
+
+    /// Bytes that names, attributes, targets of links and the pieces of contents take.
+    pub fn detail_bytes(&self) -> u64 {
+        self.detail_bytes
     }
 
     /// The newest revision of a directory and of anything beneath it; `None` if it is no directory of the tree.
@@ -245,10 +254,9 @@ impl Namespace {
         }
         let number = self.next;
         self.next = InodeNo(number.0 + 1);
-        self.inodes.insert(
-            number,
-            Arc::new(new_inode(number, kind, mode, uid, group, touch)),
-        );
+        let inode = new_inode(number, kind, mode, uid, group, touch);
+        self.detail_bytes += detail::of(&inode);
+        self.inodes.insert(number, Arc::new(inode));
         self.link(parent, name, number, touch)?;
         Ok(number)
     }
@@ -274,6 +282,7 @@ impl Namespace {
         inode.names.insert((parent, name.clone()));
         stamp_change(inode, touch);
         let is_directory = inode.is_directory();
+        self.detail_bytes += detail::of_name(&name);
         self.raise(number, touch);
         self.change_entries(parent, touch, |directory| {
             directory.entries.insert(name, number);
@@ -302,6 +311,7 @@ impl Namespace {
             directory: inode.is_directory(),
             links_left: u32::try_from(inode.names.len()).unwrap_or(u32::MAX),
         };
+        self.detail_bytes -= detail::of_name(name);
         self.raise(number, touch);
         self.change_entries(parent, touch, |directory| {
             directory.entries.remove(name);
@@ -311,6 +321,7 @@ impl Namespace {
             && let Some(gone) = self.inodes.remove(&number)
         {
             self.stored_bytes -= gone.content().map_or(0, Content::stored_bytes);
+            self.detail_bytes -= detail::of(&gone);
             self.tree_revisions.forget(number);
             unlinked.gone = Some(before);
         }
@@ -336,6 +347,8 @@ impl Namespace {
         inode.names.insert((new_parent, new_name.clone()));
         stamp_change(inode, touch);
         let is_directory = u32::from(inode.is_directory());
+        self.detail_bytes += detail::of_name(new_name);
+        self.detail_bytes -= detail::of_name(name);
         self.raise(number, touch);
         self.change_entries(parent, touch, |directory| {
             directory.entries.remove(name);
@@ -387,9 +400,10 @@ impl Namespace {
         touch: &Touch,
         edit: impl FnOnce(&mut Inode),
     ) -> Result<(), FsError> {
-        let inode = self.inode_mut(number)?;
-        edit(inode);
-        stamp_change(inode, touch);
+        self.edit(number, |inode| {
+            edit(inode);
+            stamp_change(inode, touch);
+        })?;
         self.raise(number, touch);
         Ok(())
     }
@@ -399,7 +413,12 @@ impl Namespace {
     /// # Errors
     /// [`FsError::NotFound`].
     pub fn edit(&mut self, number: InodeNo, edit: impl FnOnce(&mut Inode)) -> Result<(), FsError> {
-        self.inode_mut(number).map(edit)
+        let inode = self.inode_mut(number)?;
+        let before = detail::Edited::of(inode);
+        edit(inode);
+        let (more, less) = before.difference(inode);
+        self.detail_bytes = self.detail_bytes + more - less;
+        Ok(())
     }
 
     /// Sets the time of an inode's last change.
@@ -455,17 +474,21 @@ impl Namespace {
             inodes: OrdMap::new(),
             next,
             stored_bytes: 0,
+            detail_bytes: 0,
             tree_revisions: TreeRevisions::default(),
         };
         let mut names = Vec::new();
         for inode in inodes {
             tree.stored_bytes += inode.content().map_or(0, Content::stored_bytes);
+            tree.detail_bytes += detail::of(&inode);
             names.extend(
                 inode
                     .names
                     .iter()
                     .map(|(parent, name)| (*parent, name.clone(), inode.number)),
             );
+            let of_names = inode.names.iter().map(|(_, name)| detail::of_name(name));
+            tree.detail_bytes += of_names.sum::<u64>();
             if tree.inodes.insert(inode.number, Arc::new(inode)).is_some() {
                 return Err("an inode number stands twice".into());
             }
@@ -486,6 +509,13 @@ impl Namespace {
         }
         tree.tree_revisions = TreeRevisions::of(&tree.inodes);
         Ok(tree)
+    }
+
+    /// As if so much described it: a test cannot fill it.
+    #[cfg(test)]
+    pub(super) fn counting(mut self, detail_bytes: u64) -> Self {
+        self.detail_bytes = detail_bytes;
+        self
     }
 
     fn raise(&mut self, changed: InodeNo, touch: &Touch) {

@@ -104,6 +104,9 @@ pub enum FsError {
     /// Crosses a boundary that a link or rename must not cross.
     #[error("the operation crosses a boundary")]
     CrossBoundary,
+    /// A name stands for something else than the caller's kernel has checked.
+    #[error("the name stands for another file by now")]
+    NameMoved,
 }
 
 /// A change as watchers see it, in the order it happened within its entry.

@@ -529,3 +529,7 @@ fn session_image(id: SessionId, session: &Session) -> SessionImage {
         abandoned: abandoned.copied().collect(),
     }
 }
+
+#[cfg(test)]
+#[path = "snapshot/size_test.rs"]
+mod size_test;

@@ -64,3 +64,34 @@ fn a_guarded_directory_refuses_everybody_but_the_holder() {
         "#,
     );
 }
+
+/// "A regular file made with `O_CREAT|O_EXCL` under `/lk` is a lock": one that `mknod` makes is none. A lock has one
+/// name.
+#[test]
+fn mknod_takes_no_lock_and_a_lock_gets_no_second_name() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        python3 - <<'PY'
+import errno, os, stat
+a, b = os.environ['A'], os.environ['B']
+os.mknod(a + '/lk/plain', 0o640 | stat.S_IFREG)
+assert stat.S_IMODE(os.stat(b + '/lk/plain').st_mode) == 0o640
+os.mkdir(a + '/run/d')
+for taken in ('/lk/plain', '/run/d', '/run'):
+    try: os.mknod(a + taken, stat.S_IFREG)
+    except FileExistsError: continue
+    raise SystemExit(taken + ' was made once more')
+try: os.getxattr(b + '/lk/plain', 'user.lk.fence'); raise SystemExit('it is a lock')
+except OSError as error: assert error.errno == errno.ENODATA, error
+os.unlink(b + '/lk/plain')
+os.close(os.open(a + '/lk/job', os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+for path in ('/run/x', '/lk/x'):
+    try: os.link(a + '/lk/job', a + path); raise SystemExit('a second name')
+    except PermissionError: pass
+os.unlink(a + '/lk/job')
+PY
+        "#,
+    );
+}

@@ -16,6 +16,7 @@ mod random_events;
 mod reading;
 mod shared_log;
 mod shell;
+mod sticky;
 mod tree;
 mod writing;
 

@@ -27,7 +27,11 @@ pub struct SharedLog {
     loses_answers: AtomicBool,
     /// Nodes that hear of nothing, with the state that they show.
     held_back: Mutex<HashMap<NodeId, Arc<StateMachine>>>,
+    quicker: Mutex<Quicker>,
 }
+
+/// What happens before the next proposal of a node is taken.
+type Quicker = Option<(NodeId, Box<dyn FnOnce(&SharedLog) + Send>)>;
 
 impl SharedLog {
     pub fn new() -> Arc<Self> {
@@ -42,6 +46,7 @@ impl SharedLog {
             stalled: false.into(),
             loses_answers: false.into(),
             held_back: Mutex::default(),
+            quicker: Mutex::default(),
         });
         log.append(None, Command::RaiseLevel(Level::KNOWN));
         log
@@ -93,6 +98,16 @@ impl SharedLog {
         feed.before(step);
         self.held_back.lock().unwrap().remove(&node);
         feed.after(step, &new);
+    }
+
+    /// Lets another be quicker than the next proposal of node `number`: its kernel has looked already.
+    pub fn before_the_next_of(&self, number: u64, quicker: impl FnOnce(&Self) + Send + 'static) {
+        *self.quicker.lock().unwrap() = Some((NodeId(number), Box::new(quicker)));
+    }
+
+    /// Applies a change that no node of this process has asked for.
+    pub fn change(&self, command: Command) -> Applied {
+        self.append(None, command)
     }
 
     pub fn state(&self) -> Arc<StateMachine> {
@@ -220,6 +235,13 @@ impl Proposer for TestNode {
             abandoned: Vec::new(),
         };
         let log = self.log.clone();
+        let quicker = {
+            let mut quicker = log.quicker.lock().unwrap();
+            quicker.take_if(|(node, _)| *node == self.node)
+        };
+        if let Some((_, change)) = quicker {
+            change(&log);
+        }
         Box::pin(async move {
             let command = proposal.command.clone();
             let applied = log.append(Some((author, origin, proposal)), command);

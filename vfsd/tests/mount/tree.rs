@@ -102,6 +102,12 @@ fn the_bounds_are_told_by_their_errors() {
         [ "$(stat -c %s $B/large)" = $((16 << 20)) ]
         used() { df --output=used -B1 $B | tail -n1; }
         before=$(used); head -c 1000000 /dev/zero | tr '\0' x > $A/full; [ $(($(used) - before)) -ge 1000000 ]
+        available() { df --output=avail -B1 $B | tail -n1; }
+        before=$(used) available=$(available); head -c 60000 /dev/zero | tr '\0' x > note
+        for n in $(seq 10); do setfattr -n user.note -v "$(cat note)" $A/$name; setfattr -x user.note $A/$name; done
+        [ "$(used)" = "$before" ] || { echo "what is gone counts"; exit 1; }
+        setfattr -n user.note -v "$(cat note)" $A/$name; [ $(($(used) - before)) -ge 57344 ]
+        [ "$(available)" = "$available" ] || { echo "an attribute takes the place of content"; exit 1; }
         "#,
     );
 }

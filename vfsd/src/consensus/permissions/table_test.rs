@@ -256,7 +256,12 @@ fn tree_commands() -> Vec<Command> {
             content: None,
         }),
         Command::Unlink(remove.clone()),
-        Command::Rmdir(remove),
+        Command::Rmdir(remove.clone()),
+        Command::Checked(Checked {
+            change: NameChange::Unlink(remove),
+            found: Found::Nothing,
+            found_new: Found::Unknown,
+        }),
         Command::Rename(Rename {
             parent,
             name: Vec::new(),
@@ -373,7 +378,7 @@ fn session_end(session: u64) -> Command {
     }
 }
 
-const COMMAND_ROWS: usize = 27;
+const COMMAND_ROWS: usize = 28;
 
 fn command_row(command: &Command) -> usize {
     match command {
@@ -404,6 +409,7 @@ fn command_row(command: &Command) -> usize {
         Command::Admit { .. } => 24,
         Command::Readmit { .. } => 25,
         Command::Authority(_) => 26,
+        Command::Checked(_) => 27,
     }
 }
 

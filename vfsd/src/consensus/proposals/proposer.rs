@@ -21,7 +21,7 @@ use crate::fs::proposer::{
 use crate::limits::{ENTRY_BYTES_MAX, ENTRY_OVERHEAD_MAX, LEADER_RETRY_EVERY, WRITE_TIMEOUT};
 use crate::state_machine::StateMachine;
 use crate::state_machine::command::{
-    Author, Command, ContentOp, ContentUpdate, Entry, Link, Origin, Rename,
+    Author, Checked, Command, ContentOp, ContentUpdate, Entry, Link, NameChange, Origin, Rename,
 };
 use crate::state_machine::ids::{LogIndex, SessionId};
 use crate::state_machine::outcome::FsError;
@@ -114,9 +114,12 @@ fn content_bytes(command: &Command) -> usize {
     const OPERATION_BYTES: usize = 24;
     let write = match command {
         Command::Write(write) => Some(write),
-        Command::Link(Link { content, .. }) | Command::Rename(Rename { content, .. }) => {
-            content.as_ref()
-        }
+        Command::Link(Link { content, .. })
+        | Command::Rename(Rename { content, .. })
+        | Command::Checked(Checked {
+            change: NameChange::Rename(Rename { content, .. }),
+            ..
+        }) => content.as_ref(),
         _ => None,
     };
     let operation = |operation: &ContentOp| match operation {

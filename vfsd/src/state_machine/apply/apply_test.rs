@@ -1012,3 +1012,6 @@ fn a_directory_has_the_newest_revision_of_what_is_beneath_it() {
         "no directory"
     );
 }
+
+#[path = "apply_test/later_rules_test.rs"]
+mod later_rules_test;

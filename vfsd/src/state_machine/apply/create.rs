@@ -6,6 +6,7 @@ use crate::state_machine::command::{Create, Link, Mkdir, NodeKind, Symlink};
 use crate::state_machine::content::Content;
 use crate::state_machine::ids::{FencingToken, HandleId, InodeNo};
 use crate::state_machine::inode::{Directory, Kind};
+use crate::state_machine::level::Level;
 use crate::state_machine::lock::{Hold, Lock};
 use crate::state_machine::name::Name;
 use crate::state_machine::namespace::LK;
@@ -109,6 +110,10 @@ impl Step<'_> {
             .inode(link.inode)
             .ok_or(FsError::NotFound)?;
         if inode.is_directory() || self.state.tree().is_within(link.parent, LK) {
+            return Err(FsError::NotPermitted);
+        }
+        let is_lock = self.state.locks().of(link.inode).is_some();
+        if is_lock && self.follows(Level::LOCKS_HAVE_ONE_NAME) {
             return Err(FsError::NotPermitted);
         }
         let own_guard = self

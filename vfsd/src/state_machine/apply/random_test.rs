@@ -71,22 +71,23 @@ fn any_command(rng: &mut StdRng, state: &StateMachine) -> Command {
     let content = rng.random_bool(0.3).then(|| any_write(rng, inode));
     match rng.random_range(0..16) {
         0..=6 => any_new_name(rng, parent, name, inode, content),
-        7 => Command::Unlink(Remove { parent, name }),
-        8 => Command::Rmdir(Remove { parent, name }),
+        7 => maybe_checked(rng, state, NameChange::Unlink(Remove { parent, name })),
+        8 => maybe_checked(rng, state, NameChange::Rmdir(Remove { parent, name })),
         9..=10 => {
             let mode = [
                 RenameMode::Replace,
                 RenameMode::NoReplace,
                 RenameMode::Exchange,
             ][rng.random_range(0..3)];
-            Command::Rename(Rename {
+            let rename = Rename {
                 parent,
                 name,
                 new_parent,
                 new_name,
                 mode,
                 content,
-            })
+            };
+            maybe_checked(rng, state, NameChange::Rename(rename))
         }
         11 => Command::SetAttr(SetAttr {
             inode,
@@ -99,6 +100,27 @@ fn any_command(rng: &mut StdRng, state: &StateMachine) -> Command {
             handle: HandleId(rng.random_range(0..5)),
         },
         _ => Command::Write(any_write(rng, inode)),
+    }
+}
+
+fn maybe_checked(rng: &mut StdRng, state: &StateMachine, change: NameChange) -> Command {
+    let mut found = || match rng.random_range(0..4) {
+        0 => Found::Nothing,
+        1 => Found::Inode(any_inode(rng, state)),
+        _ => Found::Unknown,
+    };
+    let (found, found_new) = (found(), found());
+    if rng.random() {
+        return Command::Checked(Checked {
+            change,
+            found,
+            found_new,
+        });
+    }
+    match change {
+        NameChange::Unlink(remove) => Command::Unlink(remove),
+        NameChange::Rmdir(remove) => Command::Rmdir(remove),
+        NameChange::Rename(rename) => Command::Rename(rename),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::limits::{LOCK_DELAY_DEFAULT_MS, LOCK_DELAY_MAX_MS};
 use crate::state_machine::StateMachine;
 use crate::state_machine::command::Grant;
 use crate::state_machine::ids::{FencingToken, InodeNo};
+use crate::state_machine::level::Level;
 use crate::state_machine::lock::Lock;
 use crate::state_machine::namespace::{LK, RUN};
 use crate::state_machine::outcome::FsError;
@@ -43,9 +44,25 @@ impl StateMachine {
         })
     }
 
-    /// The guard that counts for an inode's own content and attributes: that of the directory it lies in.
+    /// The guard that counts for an inode's own content and attributes: that of the directory it lies in, of a file
+    /// with several names the first that there is. Several guards bind it all ([`Step::check_inode`]).
     pub fn guard_of_inode(&self, inode: InodeNo) -> Option<Guard> {
-        self.guard_of_entries(self.tree().inode(inode)?.parent()?)
+        if self.level() < Level::ALL_NAMES_BIND {
+            return self.guard_of_entries(self.tree().inode(inode)?.parent()?);
+        }
+        self.places_of(inode)
+            .find_map(|directory| self.guard_of_entries(directory))
+    }
+
+    /// The directories that an inode has names in, each once.
+    fn places_of(&self, inode: InodeNo) -> impl Iterator<Item = InodeNo> {
+        let inode = self.tree().inode(inode);
+        let names = inode.into_iter().flat_map(|inode| &inode.names);
+        let mut last = None;
+        // Names are in the order of their directories.
+        names
+            .map(|(directory, _)| *directory)
+            .filter(move |directory| last.replace(*directory) != Some(*directory))
     }
 
     /// The lock that `inode` is or lies in.
@@ -65,10 +82,15 @@ impl Step<'_> {
         self.check_guard(self.state.guard_of_entries(directory))
     }
 
-    /// Whether the content or attributes of `inode` may change.
+    /// Whether the content or attributes of `inode` may change. A file with several names is bound by the place of
+    /// each: whoever may change it by one name changes what everybody sees by the others.
     pub(super) fn check_inode(&self, inode: InodeNo) -> Result<(), FsError> {
         self.check_grant(inode)?;
         self.check_lock(inode)?;
+        if self.follows(Level::ALL_NAMES_BIND) && !self.is_directory(inode) {
+            let mut places = self.state.places_of(inode);
+            return places.try_for_each(|directory| self.check_entries_of(directory));
+        }
         self.check_guard(self.state.guard_of_inode(inode))
     }
 

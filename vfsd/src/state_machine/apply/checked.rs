@@ -1,0 +1,41 @@
+//! Changes of names that hold only for what the caller's kernel has checked.
+//!
+//! A kernel asks by name, after it has looked at what the name stands for: whether a sticky directory lets this user
+//! take that file away. Another node may have put another file under the name since. Then the entry is refused, and the
+//! kernel looks again (`docs/decisions/0008-names-as-checked.md`).
+
+use super::Step;
+use crate::state_machine::command::{Checked, Found, NameChange};
+use crate::state_machine::ids::InodeNo;
+use crate::state_machine::outcome::{FsError, Outcome};
+
+impl Step<'_> {
+    pub(super) fn checked(&mut self, checked: &Checked) -> Outcome {
+        match &checked.change {
+            NameChange::Unlink(remove) | NameChange::Rmdir(remove) => {
+                self.check_found(remove.parent, &remove.name, checked.found)?;
+            }
+            NameChange::Rename(rename) => {
+                self.check_found(rename.parent, &rename.name, checked.found)?;
+                self.check_found(rename.new_parent, &rename.new_name, checked.found_new)?;
+            }
+        }
+        match &checked.change {
+            NameChange::Unlink(remove) => self.unlink(remove),
+            NameChange::Rmdir(remove) => self.rmdir(remove),
+            NameChange::Rename(rename) => self.rename(rename),
+        }
+    }
+
+    /// A name that is free by now is no other file's: what that means is the operation's to say.
+    fn check_found(&self, parent: InodeNo, name: &[u8], found: Found) -> Result<(), FsError> {
+        let Ok(there) = self.state.tree().lookup(parent, name) else {
+            return Ok(());
+        };
+        match found {
+            Found::Unknown => Ok(()),
+            Found::Inode(inode) if inode == there => Ok(()),
+            Found::Nothing | Found::Inode(_) => Err(FsError::NameMoved),
+        }
+    }
+}
