@@ -1,11 +1,13 @@
 //! The composition root: the only file that builds every part of the daemon, and stops them in order.
 //!
 //! Order of the start: data directory, consensus, admin socket, mount, READY. Order of the stop: mount (no new calls),
-//! admin socket, leadership, consensus, log. The watchdog is fed only while the consensus loop answers.
+//! admin socket, leadership, consensus, log. The watchdog is fed only while the consensus loop answers, and the kernel
+//! is answered.
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, bail};
 use sd_notify::NotifyState;
@@ -101,8 +103,11 @@ pub async fn run(paths: DaemonPaths) -> anyhow::Result<()> {
     fs.attach(node.proposer());
     let socket = paths.runtime_dir.join(ADMIN_SOCKET);
     let admin = AdminServer::start(&socket, Arc::clone(&node), paths.mount.clone())?;
-    let watchdog = tokio::spawn(feed_watchdog(Arc::clone(&node)));
+    let served = Arc::new(OnceLock::new());
+    let watchdog = tokio::spawn(feed_watchdog(Arc::clone(&node), Arc::clone(&served)));
     let mount = mount_when_fresh(&fs, &paths.mount, NodeId(config.id)).await?;
+    // Only the first call counts, and this is the one.
+    let _ = served.set(mount.served());
     // Whoever starts after us may take locks at once. Without a majority there is no session to wait for.
     if tokio::time::timeout(WRITE_TIMEOUT, node.core().session.wait())
         .await
@@ -213,16 +218,22 @@ fn notify(state: &[NotifyState<'_>]) {
     }
 }
 
-/// Tells the service manager that the daemon lives, as often as it asks for, while the consensus loop answers.
-async fn feed_watchdog(node: Arc<Node>) {
+/// Tells the service manager that the daemon lives, as often as it asks for, while the consensus loop answers and
+/// somebody answers the kernel, once there is a mount.
+async fn feed_watchdog(node: Arc<Node>, served: Arc<OnceLock<Arc<AtomicBool>>>) {
     let Some(period) = sd_notify::watchdog_enabled() else {
         return;
     };
     loop {
-        if node.is_alive(WATCHDOG_ANSWER_MAX.min(period / 4)).await {
-            notify(&[NotifyState::Watchdog]);
-        } else {
+        let is_served = served
+            .get()
+            .is_none_or(|served| served.load(Ordering::Acquire));
+        if !node.is_alive(WATCHDOG_ANSWER_MAX.min(period / 4)).await {
             tracing::error!("the consensus loop does not answer");
+        } else if !is_served {
+            tracing::error!("nobody answers the kernel on the mount");
+        } else {
+            notify(&[NotifyState::Watchdog]);
         }
         tokio::time::sleep(period / 4).await;
     }

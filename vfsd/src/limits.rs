@@ -85,6 +85,9 @@ pub const REPLICATION_BYTES_MAX: u64 = 4 * 1024 * 1024;
 pub const FRAME_BYTES_MAX: usize = 24 * 1024 * 1024;
 /// Requests under way on one connection; a peer that asks for more waits.
 pub const REQUESTS_UNDER_WAY_MAX: usize = 1024;
+/// Bytes of the requests under way on one connection: all that a leader sends ahead. A peer that has sent so much waits
+/// until some of it is answered.
+pub const REQUEST_BYTES_UNDER_WAY_MAX: usize = 64 * 1024 * 1024;
 /// Connections that members may hold here: four of each of 38 others, and room for those that are being made anew.
 pub const CONNECTIONS_MAX: usize = 256;
 /// Connections that have not shown a member's certificate, joining nodes included: a handshake is done in
@@ -106,6 +109,9 @@ pub const ENROL_TIMEOUT: Duration = Duration::from_secs(20);
 const _: () = assert!(STRANGER_GRACE.as_millis() * 10 <= CONNECT_TIMEOUT.as_millis());
 const _: () = assert!(REPLICATION_BYTES_MAX as usize + 64 * 1024 <= FRAME_BYTES_MAX);
 const _: () = assert!(ENTRY_BYTES_MAX + 64 * 1024 <= FRAME_BYTES_MAX);
+const _: () = assert!(FRAME_BYTES_MAX <= REQUEST_BYTES_UNDER_WAY_MAX);
+const _: () =
+    assert!(APPENDS_UNDER_WAY_MAX * REPLICATION_BYTES_MAX as usize <= REQUEST_BYTES_UNDER_WAY_MAX);
 
 /// Stores through a shared mapping are committed after this long, if nothing else commits them before.
 pub const MAPPED_COMMIT_DELAY: Duration = Duration::from_secs(1);
@@ -154,6 +160,9 @@ pub const REPLICATION_TIMEOUT: Duration = Duration::from_secs(5);
 pub const SNAPSHOT_PART_BYTES: usize = 4 * 1024 * 1024;
 /// An answer to a part of a snapshot, installing included.
 pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
+/// A snapshot whose next part has not come by then is given up: its sender has waited for an answer in vain twice, or
+/// leads no more.
+pub const SNAPSHOT_PART_WAIT_MAX: Duration = Duration::from_secs(120);
 /// A snapshot that is received: the whole tree and what surrounds it.
 pub const SNAPSHOT_BYTES_MAX: u64 = TREE_BYTES_MAX + TREE_BYTES_MAX / 2;
 /// What a snapshot holds besides the tree: the answers that sessions keep, members, tokens.
@@ -215,6 +224,7 @@ const _: () = assert!(
     (VOTERS_MAX + LEARNERS_MAX) as u64 * OUTCOME_WINDOW_MAX as u64 * ANSWER_IMAGE_BYTES_MAX
         <= SNAPSHOT_REST_BYTES_MAX
 );
+const _: () = assert!(SNAPSHOT_PART_WAIT_MAX.as_secs() >= 2 * SNAPSHOT_TIMEOUT.as_secs());
 const _: () = assert!(ELECTION_TIMEOUT_MAX.as_millis() * 4 <= QUORUM_SILENCE_MAX.as_millis());
 const _: () = assert!(QUORUM_SILENCE_MAX.as_millis() < WRITE_TIMEOUT.as_millis());
 /// Abandoned numbers that one entry names; the next one names the rest.
@@ -273,6 +283,8 @@ pub const ADMIN_ANSWER_MAX: Duration = Duration::from_secs(90);
 pub const WATCHDOG_ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Longest line on the admin socket.
 pub const ADMIN_LINE_BYTES_MAX: usize = 1024 * 1024;
+/// Pause before another connection is accepted when accepting fails: descriptors are short, and become free meanwhile.
+pub const ACCEPT_RETRY_EVERY: Duration = Duration::from_millis(100);
 /// Requests on the admin socket at once.
 pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 

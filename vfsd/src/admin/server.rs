@@ -23,7 +23,9 @@ use crate::consensus::leader_link::AskError;
 use crate::consensus::node::Node;
 use crate::consensus::wire::{ClusterChange, Reply, Request};
 use crate::fs::proposer::Proposal;
-use crate::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_LINE_BYTES_MAX, MEMBER_CHANGE_TIMEOUT};
+use crate::limits::{
+    ACCEPT_RETRY_EVERY, ADMIN_CONNECTIONS_MAX, ADMIN_LINE_BYTES_MAX, MEMBER_CHANGE_TIMEOUT,
+};
 use crate::state_machine::command::{Author, Command, Grant};
 use crate::state_machine::ids::InodeNo;
 
@@ -68,8 +70,14 @@ async fn accept(listener: UnixListener, desk: Arc<Desk>) {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        let Ok((stream, _)) = listener.accept().await else {
-            continue;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // It comes again at once: without a pause nothing else would run on this thread.
+                tracing::warn!(%error, "cannot accept a command's connection");
+                tokio::time::sleep(ACCEPT_RETRY_EVERY).await;
+                continue;
+            }
         };
         // Root on this machine only: the kernel says who is on the other side.
         let Some(peer) = stream.peer_cred().ok().filter(|peer| peer.uid() == 0) else {

@@ -4,8 +4,9 @@
 //! peer's certificate and the members' table, never from the request; bytes that cannot be decoded end the connection.
 //! Not here: who may ask what (`permissions.rs`); changes of the cluster (`membership.rs`).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use bytes::Bytes;
 use openraft::raft::{
@@ -22,7 +23,7 @@ use crate::consensus::core::Core;
 use crate::consensus::leader_link::{OwnAnswer, OwnAnswers};
 use crate::consensus::permissions::{self, Peer, Refusal, Standing};
 use crate::consensus::raft::entry_format::raft_entry;
-use crate::consensus::raft::incoming_snapshot::{IncomingSnapshot, Progress};
+use crate::consensus::raft::incoming_snapshot::{Progress, Receiving};
 use crate::consensus::raft::snapshot_store::SnapshotHead;
 use crate::consensus::raft::types::{self, Snapshot};
 use crate::consensus::sessions::lease_table::Renewed;
@@ -43,8 +44,8 @@ use crate::transport::server::{Service, ServiceError, ServiceFuture};
 /// Answers members and joining nodes.
 pub struct RequestHandler {
     core: Arc<Core>,
-    // Leaf lock. Snapshots that are being received, by sender.
-    incoming: Arc<Mutex<HashMap<u64, IncomingSnapshot>>>,
+    // Leaf lock.
+    incoming: Arc<Mutex<Receiving>>,
 }
 
 impl RequestHandler {
@@ -84,7 +85,11 @@ impl Service for RequestHandler {
                 return Ok(refused(&core, &peer, &request, refusal)?.encode());
             }
             let reply = match request {
-                Request::Append(append) => answer_append(&core, &body, append).await?,
+                Request::Append(append) => {
+                    // The leader's heartbeat: the one thing that comes whether a snapshot goes on or not.
+                    incoming.lock().forget_old(Instant::now());
+                    answer_append(&core, &body, append).await?
+                }
                 Request::Snapshot(part) => answer_snapshot(&core, node, &incoming, part).await?,
                 other => dispatch(&core, node, other).await?,
             };
@@ -410,14 +415,18 @@ async fn answer_transfer(core: &Core, transfer: Transfer) -> Result<Reply, Strin
 async fn answer_snapshot(
     core: &Core,
     node: u64,
-    incoming: &Mutex<HashMap<u64, IncomingSnapshot>>,
+    incoming: &Mutex<Receiving>,
     part: SnapshotPart<'_>,
 ) -> Result<Reply, String> {
-    let (mut snapshot, progress) = take(&mut incoming.lock(), node, &part)?;
+    let (mut snapshot, progress) = incoming.lock().take(node, &part)?;
+    let keep = |snapshot| {
+        let mut incoming = incoming.lock();
+        incoming.keep(node, part.vote, snapshot, Instant::now());
+    };
     core.quorum.leader_heard(core.quorum.has());
     let image = match progress {
         Progress::GoOn => {
-            incoming.lock().insert(node, snapshot);
+            keep(snapshot);
             return Ok(Reply::SnapshotGoOn);
         }
         Progress::Whole(image) => image,
@@ -426,7 +435,7 @@ async fn answer_snapshot(
             match snapshot.lack(named, here) {
                 Ok(image) => image,
                 Err(lacking) => {
-                    incoming.lock().insert(node, snapshot);
+                    keep(snapshot);
                     return Ok(Reply::SnapshotLacks(lacking));
                 }
             }
@@ -446,19 +455,6 @@ async fn answer_snapshot(
         .await
         .map_err(|error| error.to_string())?;
     Ok(Reply::SnapshotInstalled(types::stored_vote(&response.vote)))
-}
-
-/// A part of what `node` sends. Its snapshot is given up if the part does not fit, and begun anew by a first part.
-fn take(
-    incoming: &mut HashMap<u64, IncomingSnapshot>,
-    node: u64,
-    part: &SnapshotPart<'_>,
-) -> Result<(IncomingSnapshot, Progress), String> {
-    let is_first = part.blob.is_none() && part.offset == 0;
-    let begun = incoming.remove(&node).filter(|_| !is_first);
-    let mut snapshot = begun.map_or_else(|| IncomingSnapshot::begin(part), Ok)?;
-    let progress = snapshot.take(part)?;
-    Ok((snapshot, progress))
 }
 
 /// What of `named` this node has on its disk.

@@ -14,7 +14,7 @@ use super::attr::{Attr, FileKind};
 use super::errno::{Failure, FsResult};
 use super::feed::ChangeFeed;
 use super::found_names::{FoundName, FoundNames};
-use super::handles::{DirectoryEntry, DirectoryHandle, Handle, HandleTable};
+use super::handles::{DirectoryEntry, DirectoryHandle, Handle, HandleTable, Listing};
 use super::known_inodes::KnownInodes;
 use super::orphans::Orphans;
 use super::proposer::{NodeStatus, ProposeError, Proposer};
@@ -280,36 +280,60 @@ impl FileSystem {
     /// # Errors
     /// [`FsError::NotFound`], [`FsError::NotDirectory`].
     pub fn open_directory(&self, node: u64) -> FsResult<HandleId> {
-        let entries = Mutex::new(Arc::new(self.list(node)?));
+        let listing = Mutex::new(self.list(node)?);
         let id = self.handles.next_id();
-        self.handles.insert(
-            id,
-            Handle::Directory(Arc::new(DirectoryHandle { node, entries })),
-        );
+        let directory = DirectoryHandle { node, listing };
+        self.handles
+            .insert(id, Handle::Directory(Arc::new(directory)));
         Ok(id)
     }
 
-    /// The entries of a listing from its start; a listing that starts over (`rewinddir`) reads the directory anew.
+    /// Gives the entries of a listing from place `from` on to `add`, each with the place of the next, until it has no
+    /// room. One that starts over (`rewinddir`) reads the directory anew.
     ///
     /// # Errors
     /// [`Failure::BadHandle`], or as [`FileSystem::open_directory`].
     pub fn read_directory(
         &self,
         handle: HandleId,
-        starts_over: bool,
-    ) -> FsResult<Arc<Vec<DirectoryEntry>>> {
+        from: u64,
+        mut add: impl FnMut(&DirectoryEntry, u64) -> bool,
+    ) -> FsResult<()> {
         let Some(Handle::Directory(directory)) = self.handles.handle(handle) else {
             return Err(Failure::BadHandle);
         };
-        if starts_over {
+        let mut listing = directory.listing.lock();
+        if from == 0 {
             // A directory that was removed meanwhile lists as empty, as everywhere.
-            let fresh = self.list(directory.node).unwrap_or_default();
-            *directory.entries.lock() = Arc::new(fresh);
+            *listing = self.list(directory.node).unwrap_or_default();
         }
-        Ok(directory.entries.lock().clone())
+        let fixed = (0..).zip(&listing.fixed);
+        for (place, entry) in fixed.skip_while(|(place, _)| *place < from) {
+            if add(entry, place + 1) {
+                return Ok(());
+            }
+        }
+        let state = self.state();
+        let mut last = None;
+        for (place, (name, child)) in listing.names_from(from) {
+            // What has gone since is not told any more.
+            if let Some(inode) = state.tree().inode(*child) {
+                let entry = DirectoryEntry {
+                    node: child.0,
+                    kind: super::attr::kind_of(inode),
+                    name: name.as_bytes().to_vec(),
+                };
+                if add(&entry, place + 1) {
+                    break;
+                }
+            }
+            last = Some((place, name.clone()));
+        }
+        listing.last = last.or(listing.last.take());
+        Ok(())
     }
 
-    fn list(&self, node: u64) -> FsResult<Vec<DirectoryEntry>> {
+    fn list(&self, node: u64) -> FsResult<Listing> {
         let number = match Node::of(node) {
             Node::Inode(number) => number,
             Node::Virtual(node) => return self.virtual_tree.list(self, node),
@@ -322,9 +346,10 @@ impl FileSystem {
             name: name.to_vec(),
         };
         let above = inode.parent().unwrap_or(InodeNo::ROOT);
-        let mut entries = vec![own(number, b"."), own(above, b"..")];
-        entries.extend(DirectoryEntry::all_of(&inode, &state)?);
-        Ok(entries)
+        Ok(Listing {
+            fixed: vec![own(number, b"."), own(above, b"..")],
+            ..Listing::of(&inode)?
+        })
     }
 
     /// Closes a directory.

@@ -4,21 +4,23 @@
 //! Lock order: the table's maps, then one [`OpenInode`]'s state, then `known_inodes.rs`; nothing is awaited under any.
 
 use std::collections::HashMap;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use imbl::OrdMap;
 use parking_lot::Mutex;
 
-use super::attr::{FileKind, kind_of};
+use super::attr::FileKind;
 use super::errno::FsResult;
 use super::open_flags::OpenFlags;
 use super::save::{Source, Uncommitted};
 use super::virtual_tree::OpenVirtual;
-use crate::state_machine::StateMachine;
 use crate::state_machine::command::Author;
 use crate::state_machine::content::Content;
 use crate::state_machine::ids::{FencingToken, HandleId, InodeNo, LogIndex, SessionId};
 use crate::state_machine::inode::Inode;
+use crate::state_machine::name::Name;
 use crate::state_machine::outcome::FsError;
 
 /// An open file or directory.
@@ -28,7 +30,7 @@ pub enum Handle {
     File(Arc<FileHandle>),
     /// A file under `/.vfs`.
     Virtual(Arc<dyn OpenVirtual>),
-    /// A directory: its entries as they were when the listing began.
+    /// A directory: its names as they were when the listing began.
     Directory(Arc<DirectoryHandle>),
 }
 
@@ -101,8 +103,47 @@ pub struct OpenInode {
 pub struct DirectoryHandle {
     /// The directory's node.
     pub node: u64,
-    /// Its entries; read anew at offset 0.
-    pub entries: Mutex<Arc<Vec<DirectoryEntry>>>,
+    /// Where its reader is.
+    pub listing: Mutex<Listing>,
+}
+
+/// A listing as it was when it began: shared with the tree, whatever size it has.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// What comes first: `.` and `..`, and all of `/.vfs`.
+    pub fixed: Vec<DirectoryEntry>,
+    /// The names of a directory of the tree.
+    pub names: OrdMap<Name, InodeNo>,
+    /// The place of the name that was read last: readers go on there.
+    pub last: Option<(u64, Name)>,
+}
+
+impl Listing {
+    /// The names of a directory.
+    ///
+    /// # Errors
+    /// [`FsError::NotDirectory`].
+    pub fn of(directory: &Inode) -> FsResult<Self> {
+        let directory = directory.directory().ok_or(FsError::NotDirectory)?;
+        Ok(Self {
+            names: directory.entries.clone(),
+            ..Self::default()
+        })
+    }
+
+    /// The names from place `place` on, each with its place.
+    pub fn names_from(&self, place: u64) -> impl Iterator<Item = (u64, (&Name, &InodeNo))> {
+        let first = self.fixed.len() as u64;
+        // Places are file offsets, which have a sign.
+        let place = place.clamp(first, i64::MAX as u64);
+        // Somewhere else than where the reader was (seekdir(3)) they are counted from the start.
+        let (at, skipped) = match &self.last {
+            Some((last, name)) if last + 1 == place => (Bound::Excluded(name), 0),
+            _ => (Bound::Unbounded, place - first),
+        };
+        let range = self.names.range::<_, Name>((at, Bound::Unbounded));
+        (place..).zip(range.skip(usize::try_from(skipped).unwrap_or(usize::MAX)))
+    }
 }
 
 /// One entry of a listing.
@@ -114,25 +155,6 @@ pub struct DirectoryEntry {
     pub kind: FileKind,
     /// Its name.
     pub name: Vec<u8>,
-}
-
-impl DirectoryEntry {
-    /// The entries of a directory, in the order of their names.
-    ///
-    /// # Errors
-    /// [`FsError::NotDirectory`].
-    pub fn all_of(directory: &Inode, state: &StateMachine) -> FsResult<Vec<Self>> {
-        let directory = directory.directory().ok_or(FsError::NotDirectory)?;
-        let entries = directory.entries.iter().filter_map(|(name, child)| {
-            let inode = state.tree().inode(*child)?;
-            Some(Self {
-                node: child.0,
-                kind: kind_of(inode),
-                name: name.as_bytes().to_vec(),
-            })
-        });
-        Ok(entries.collect())
-    }
 }
 
 /// All open handles.
@@ -207,5 +229,37 @@ impl HandleTable {
     /// The shared state of an inode, if it is open.
     pub fn opened(&self, number: InodeNo) -> Option<Arc<OpenInode>> {
         self.inodes.lock().get(&number).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_goes_on_where_its_reader_was_and_where_he_jumps_to() {
+        let entry = |name: &[u8]| DirectoryEntry {
+            node: 1,
+            kind: FileKind::Directory,
+            name: name.to_vec(),
+        };
+        let name = |number: u64| Name::new(format!("{number:04}").as_bytes()).unwrap();
+        let mut listing = Listing {
+            fixed: vec![entry(b"."), entry(b"..")],
+            names: (0..1_000).map(|n| (name(n), InodeNo(n))).collect(),
+            last: None,
+        };
+        let read = |listing: &Listing, from: u64| -> Vec<(u64, u64)> {
+            let names = listing.names_from(from).take(3);
+            names.map(|(place, (_, inode))| (place, inode.0)).collect()
+        };
+        assert_eq!(read(&listing, 0), [(2, 0), (3, 1), (4, 2)]);
+        assert_eq!(read(&listing, 2), [(2, 0), (3, 1), (4, 2)]);
+        listing.last = Some((4, name(2)));
+        assert_eq!(read(&listing, 5), [(5, 3), (6, 4), (7, 5)], "it goes on");
+        assert_eq!(read(&listing, 3), [(3, 1), (4, 2), (5, 3)], "back");
+        assert_eq!(read(&listing, 1_001), [(1_001, 999)], "far on");
+        assert!(read(&listing, 1_002).is_empty());
+        assert!(read(&listing, u64::MAX).is_empty());
     }
 }

@@ -27,6 +27,7 @@ use crate::fs::FileSystem;
 use crate::fs::attr::{Attr, FileKind};
 use crate::fs::caller::Caller;
 use crate::fs::errno::{Failure, FsResult};
+use crate::fs::handles::DirectoryEntry;
 use crate::fs::open_flags;
 use crate::inline_task;
 use crate::limits::{FUSE_WRITE_BYTES_MAX, NAME_LEN_BYTES_MAX, WRITE_TIMEOUT};
@@ -625,23 +626,14 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let entries = match self.fs.read_directory(HandleId(handle.0), offset == 0) {
-            Ok(entries) => entries,
-            Err(failure) => return reply.error(to_errno(&failure)),
-        };
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (position, entry) in entries.iter().enumerate().skip(start) {
+        let add = |entry: &DirectoryEntry, next: u64| {
             let name = OsStr::from_bytes(&entry.name);
-            if reply.add(
-                INodeNo(entry.node),
-                position as u64 + 1,
-                file_type(entry.kind),
-                name,
-            ) {
-                break;
-            }
+            reply.add(INodeNo(entry.node), next, file_type(entry.kind), name)
+        };
+        match self.fs.read_directory(HandleId(handle.0), offset, add) {
+            Ok(()) => reply.ok(),
+            Err(failure) => reply.error(to_errno(&failure)),
         }
-        reply.ok();
     }
 
     fn releasedir(

@@ -73,6 +73,14 @@ struct Shared {
     root: Arc<Mutex<Option<Arc<MountRoot>>>>,
     runtime: tokio::runtime::Handle,
     stopping: AtomicBool,
+    served: Arc<AtomicBool>,
+}
+
+/// A mount that was made: the device number, as the mount table writes it, and the thread that waits for those which
+/// answer the kernel.
+struct Made {
+    device: String,
+    answering: JoinHandle<io::Result<()>>,
 }
 
 impl Mount {
@@ -92,9 +100,10 @@ impl Mount {
             root: Arc::default(),
             runtime,
             stopping: AtomicBool::new(false),
+            served: Arc::new(AtomicBool::new(true)),
             fs,
         });
-        let device = shared.mount_once()?;
+        let made = shared.mount_once()?;
         let replayer = Replayer {
             fs: shared.fs.clone(),
             tickets: shared.tickets.clone(),
@@ -108,12 +117,17 @@ impl Mount {
         };
         let replay = spawn("replay", move || replayer.run()).map_err(refused)?;
         let watched = shared.clone();
-        let watch = spawn("mount-watch", move || watched.watch(device)).map_err(refused)?;
+        let watch = spawn("mount-watch", move || watched.watch(made)).map_err(refused)?;
         Ok(Self {
             shared,
             replay: Some(replay),
             watch: Some(watch),
         })
+    }
+
+    /// Whether somebody answers the kernel on this mount, now and later.
+    pub fn served(&self) -> Arc<AtomicBool> {
+        self.shared.served.clone()
     }
 
     /// Takes the mount down: at once for new calls; open files go on until the process ends.
@@ -138,8 +152,8 @@ impl Mount {
 }
 
 impl Shared {
-    /// Mounts and serves. Returns the device number of the new mount, as the mount table writes it.
-    fn mount_once(&self) -> Result<String, MountError> {
+    /// Mounts and serves.
+    fn mount_once(&self) -> Result<Made, MountError> {
         let refused = |cause: io::Error| MountError::Refused {
             point: self.point.display().to_string(),
             cause,
@@ -170,7 +184,7 @@ impl Shared {
         })
     }
 
-    fn serve(&self, device: File) -> io::Result<String> {
+    fn serve(&self, device: File) -> io::Result<Made> {
         let adapter = Adapter {
             fs: self.fs.clone(),
             tickets: self.tickets.clone(),
@@ -189,20 +203,24 @@ impl Shared {
             config,
         )?;
         let (unneeded, told) = std::sync::mpsc::sync_channel(UNNEEDED_MAX);
-        // Its threads end by themselves with the last use of this mount; there is nothing to join.
-        drop(session.spawn()?);
+        // Its threads end by themselves with the last use of this mount.
+        let answering = session.spawn()?.guard;
         drop(spawn("prune", move || prune_unneeded(&kept, &told))?);
         let table = std::fs::read_to_string(MOUNT_TABLE)?;
         let number = devices_at(&table, &self.point).last().ok_or_else(|| {
             io::Error::other("the new mount is gone from the mount table already")
         })?;
         *self.root.lock() = Some(Arc::new(MountRoot { unneeded }));
-        Ok(number.to_owned())
+        Ok(Made {
+            device: number.to_owned(),
+            answering,
+        })
     }
 
     /// Watches the mount table. After an unmount by somebody else our descriptors are closed, so that the old mount can
-    /// end, and the tree is mounted anew.
-    fn watch(&self, mut device: String) {
+    /// end, and the tree is mounted anew. So it is when nobody answers any more: a fault in a request ends the thread
+    /// that answers it, and callers would wait for ever.
+    fn watch(&self, mut made: Made) {
         let Ok(table) = File::open(MOUNT_TABLE) else {
             return tracing::error!("{MOUNT_TABLE} cannot be read: an unmount will not be noticed");
         };
@@ -213,19 +231,42 @@ impl Shared {
             )];
             // The time limit lets a stop through; a failed poll looks again as well.
             let _ = poll(&mut waiting, PollTimeout::from(MOUNT_CHECK_EVERY_MS));
-            if is_mounted(&self.point, &device) || self.stopping.load(Ordering::Acquire) {
+            let (is_there, is_answered) = (
+                is_mounted(&self.point, &made.device),
+                !made.answering.is_finished(),
+            );
+            if (is_there && is_answered) || self.stopping.load(Ordering::Acquire) {
                 continue;
+            }
+            self.served.store(false, Ordering::Release);
+            if is_there {
+                self.detach_unanswered();
             }
             *self.root.lock() = None;
             // It has the old root open, and on an idle node no event would come.
             self.queue.mount_changed();
-            tracing::warn!(point = %self.point.display(), "somebody unmounted the tree; it is mounted anew");
+            tracing::warn!(point = %self.point.display(), "the tree is not mounted any more; it is mounted anew");
             match self.mount_once() {
-                Ok(number) => device = number,
+                Ok(new) => {
+                    made = new;
+                    self.served.store(true, Ordering::Release);
+                }
                 Err(error) => {
                     tracing::error!(%error, "the tree could not be mounted anew; trying again")
                 }
             }
+        }
+    }
+}
+
+impl Shared {
+    /// Takes a mount away that nobody answers on. Its connection ends with our last descriptor of it, and whoever waits
+    /// there gets an error.
+    fn detach_unanswered(&self) {
+        let point = self.point.display();
+        tracing::error!(%point, "the threads that answer the kernel have ended: the tree is taken down");
+        if let Err(error) = umount2(&self.point, MntFlags::MNT_DETACH) {
+            tracing::error!(%point, %error, "it cannot be unmounted; trying again");
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The listening side: accepts members and joining nodes, checks who they are, hands their requests on.
 //!
 //! Invariants: no request is handled before the peer's certificate was checked; a member that was removed is refused at
-//! its next request and its connection closed; members, strangers and requests under way are bounded, each by itself.
+//! its next request and its connection closed; members, strangers and requests under way are bounded, each by itself,
+//! and requests by their bytes, too.
 //! Not here: what a request means; which stranger has to make room (`strangers.rs`).
 
 use std::future::Future;
@@ -27,8 +28,8 @@ use super::identity;
 use super::strangers::{Seat, Strangers};
 use super::tls::{ALPN_ENROL, LiveTls, TlsSettings};
 use crate::limits::{
-    CONNECTIONS_MAX, ENROL_BYTES_MAX, ENROL_TIMEOUT, FRAME_BYTES_MAX, HANDSHAKE_TIMEOUT,
-    REQUESTS_UNDER_WAY_MAX,
+    ACCEPT_RETRY_EVERY, CONNECTIONS_MAX, ENROL_BYTES_MAX, ENROL_TIMEOUT, FRAME_BYTES_MAX,
+    HANDSHAKE_TIMEOUT, REQUEST_BYTES_UNDER_WAY_MAX, REQUESTS_UNDER_WAY_MAX,
 };
 
 /// A future of a service.
@@ -113,7 +114,7 @@ async fn accept(listener: TcpListener, tls: Arc<LiveTls>, service: Arc<dyn Servi
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(HANDSHAKE_TIMEOUT / 30).await;
+                tokio::time::sleep(ACCEPT_RETRY_EVERY).await;
                 continue;
             }
         };
@@ -219,21 +220,27 @@ async fn answer_requests(
     frames.decoder_mut().set_max_frame_length(frame_bytes_max);
     let mut replies = FramedWrite::new(write, codec());
     let mut under_way = FuturesUnordered::new();
+    let mut bytes_under_way = 0;
     let mut is_void = false;
     while !is_void || !under_way.is_empty() {
         tokio::select! {
             // What is under way is answered: it may be the very request that has voided the connection.
             _ = void.changed(), if !is_void => is_void = true,
-            frame = frames.next(), if !is_void && under_way.len() < REQUESTS_UNDER_WAY_MAX => {
+            frame = frames.next(), if !is_void
+                && under_way.len() < REQUESTS_UNDER_WAY_MAX
+                && bytes_under_way < REQUEST_BYTES_UNDER_WAY_MAX =>
+            {
                 let Some(bytes) = frame.transpose()? else { return Ok(()) };
                 let frame = Frame::decode(bytes.freeze()).map_err(|error| bad_bytes(peer, &error))?;
                 if frame.kind != FrameKind::Request {
                     return Err(bad_bytes(peer, &"an answer to nothing"));
                 }
+                bytes_under_way += frame.body.len();
                 under_way.push(answer(frame, peer, service));
             }
             Some(reply) = under_way.next(), if !under_way.is_empty() => {
-                let (reply, next) = reply.map_err(|error| bad_bytes(peer, &error))?;
+                let (reply, next, asked) = reply.map_err(|error| bad_bytes(peer, &error))?;
+                bytes_under_way -= asked;
                 replies.send(reply.encode()).await?;
                 if let Next::Close = next {
                     break;
@@ -262,13 +269,14 @@ enum Next {
     Close,
 }
 
-/// The answering frame; the error says why the body is no request.
+/// The answering frame, and how many bytes it answers; the error says why the body is no request.
 async fn answer(
     frame: Frame,
     peer: Peer,
     service: &Arc<dyn Service>,
-) -> Result<(Frame, Next), String> {
+) -> Result<(Frame, Next, usize), String> {
     let mut next = Next::Read;
+    let asked = frame.body.len();
     let answer = match peer {
         Peer::Joining => service.enrol(frame.body).await,
         Peer::Member(node) => match service.admit(node) {
@@ -286,7 +294,7 @@ async fn answer(
         Err(ServiceError::BadBytes(reason)) => return Err(reason),
     };
     let id = frame.id;
-    Ok((Frame { kind, id, body }, next))
+    Ok((Frame { kind, id, body }, next, asked))
 }
 
 #[cfg(test)]

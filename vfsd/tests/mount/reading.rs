@@ -64,3 +64,22 @@ fn the_barrier_is_an_fsync_of_the_virtual_directory() {
         "#,
     );
 }
+
+/// "No `ls`, `df`, `stat` or `ps` hangs": not even when the threads that answer the kernel have died of a fault.
+#[test]
+fn a_mount_that_nobody_answers_on_any_more_is_made_anew() {
+    let cluster = Cluster::start();
+    run(&cluster, "echo here > $A/mid/x");
+    cluster.log.fail_requests(vfsd::limits::FUSE_THREADS as u64);
+    // Each fault ends one thread, and its caller has an error; whoever comes then has nobody to answer.
+    run(
+        &cluster,
+        r#"
+        for n in 1 2; do (stat $A/mid/x) > /dev/null 2>&1 && exit 1; done
+        timeout --kill-after=1 30 stat $A/mid/x > /dev/null 2>&1 || [ $? -lt 124 ]
+        until [ "$(timeout 30 cat $A/mid/x 2> /dev/null)" = here ]; do :; done
+        [ "$(cat $B/mid/x)" = here ]; echo again > $A/mid/x; [ "$(cat $B/mid/x)" = again ]
+        "#,
+    );
+    assert!(cluster.log.has_failed_requests());
+}

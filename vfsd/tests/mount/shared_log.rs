@@ -28,6 +28,7 @@ pub struct SharedLog {
     /// Nodes that hear of nothing, with the state that they show.
     held_back: Mutex<HashMap<NodeId, Arc<StateMachine>>>,
     quicker: Mutex<Quicker>,
+    faults: AtomicU64,
 }
 
 /// What happens before the next proposal of a node is taken.
@@ -47,6 +48,7 @@ impl SharedLog {
             loses_answers: false.into(),
             held_back: Mutex::default(),
             quicker: Mutex::default(),
+            faults: AtomicU64::new(0),
         });
         log.append(None, Command::RaiseLevel(Level::KNOWN));
         log
@@ -98,6 +100,16 @@ impl SharedLog {
         feed.before(step);
         self.held_back.lock().unwrap().remove(&node);
         feed.after(step, &new);
+    }
+
+    /// The next `count` looks at the state by threads that answer a kernel panic.
+    pub fn fail_requests(&self, count: u64) {
+        self.faults.store(count, Ordering::SeqCst);
+    }
+
+    /// Whether all of these have come.
+    pub fn has_failed_requests(&self) -> bool {
+        self.faults.load(Ordering::SeqCst) == 0
     }
 
     /// Lets another be quicker than the next proposal of node `number`: its kernel has looked already.
@@ -261,6 +273,13 @@ impl Proposer for TestNode {
     }
 
     fn state(&self) -> Arc<StateMachine> {
+        let thread = std::thread::current();
+        let answers_a_kernel = thread.name().is_some_and(|name| name.starts_with("fuser-"));
+        let one_less = |faults: u64| faults.checked_sub(1);
+        let (set, get) = (Ordering::SeqCst, Ordering::SeqCst);
+        if answers_a_kernel && self.log.faults.fetch_update(set, get, one_less).is_ok() {
+            panic!("a fault that the test asked for");
+        }
         self.log.state_at(self.node)
     }
 

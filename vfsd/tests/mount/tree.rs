@@ -190,3 +190,30 @@ fn the_revision_of_a_tree_moves_with_whatever_changes_beneath() {
         "#,
     );
 }
+
+/// A directory is listed as it was when the listing began, whatever goes and comes meanwhile.
+#[test]
+fn a_listing_tells_each_name_once_while_others_go_and_come() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        mkdir $A/many; (cd $A/many; seq -f %04g 1500 | xargs touch); [ "$(ls $B/many | wc -l)" = 1500 ]
+        python3 - <<'PY'
+import os
+a, b = os.environ['A'] + '/many', os.environ['B'] + '/many'
+with os.scandir(a) as names:
+    first = [next(names).name for _ in range(10)]
+    for n in range(1400, 1451): os.unlink('%s/%04d' % (b, n))
+    open(b + '/9999', 'w').close()
+    rest = [entry.name for entry in names]
+seen = first + rest
+assert len(set(seen)) == len(seen), 'a name twice'
+kept = {'%04d' % n for n in range(1, 1501) if not 1400 <= n <= 1450}
+assert kept <= set(seen), sorted(kept - set(seen))[:5]
+assert set(os.listdir(a)) == kept | {'9999'}
+PY
+        rm -r $A/many; [ ! -e $B/many ]
+        "#,
+    );
+}

@@ -1,17 +1,20 @@
 //! A snapshot that is being received: first the manifest, then the contents that this node lacks.
 //!
 //! Invariants: parts come in order and add up to what the first of them said; the whole never exceeds
-//! [`SNAPSHOT_BYTES_MAX`]; a content is taken only under its digest. Pure: what this node has is given to it.
+//! [`SNAPSHOT_BYTES_MAX`]; a content is taken only under its digest; one snapshot is received at a time, and what is
+//! begun goes when no part has come for [`SNAPSHOT_PART_WAIT_MAX`]. Pure: what this node has, and the time, are given
+//! to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::consensus::wire::SnapshotPart;
-use crate::limits::SNAPSHOT_BYTES_MAX;
+use crate::limits::{SNAPSHOT_BYTES_MAX, SNAPSHOT_PART_WAIT_MAX};
 use crate::state_machine::blob::{self, BlobDigest};
 use crate::state_machine::content::Content;
 use crate::state_machine::snapshot::{StateImage, named_in};
-use crate::storage::record::Position;
+use crate::storage::record::{Position, Vote};
 
 /// What came of a part.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,6 +25,72 @@ pub enum Progress {
     Names(BTreeSet<BlobDigest>),
     /// The last lacking content is there.
     Whole(StateImage),
+}
+
+/// The snapshot that is being received, if any. There is one leader, so there is one: whoever leads now has it, and
+/// what another has begun is of no use any more.
+#[derive(Debug, Default)]
+pub struct Receiving {
+    begun: Option<Begun>,
+}
+
+#[derive(Debug)]
+struct Begun {
+    sender: u64,
+    vote: Vote,
+    last_part: Instant,
+    snapshot: IncomingSnapshot,
+}
+
+impl Receiving {
+    /// Takes a part of what `sender` sends. The snapshot has to be given back ([`Receiving::keep`]) if more is to come;
+    /// it is given up if the part does not fit, and begun anew by a first part.
+    ///
+    /// # Errors
+    /// As [`IncomingSnapshot::take`], and if a newer leader is sending.
+    pub fn take(
+        &mut self,
+        sender: u64,
+        part: &SnapshotPart<'_>,
+    ) -> Result<(IncomingSnapshot, Progress), String> {
+        let newer = self.begun.as_ref().map(|begun| (begun.vote, begun.sender));
+        if let Some((vote, other)) = newer
+            && vote.term > part.vote.term
+        {
+            return Err(format!(
+                "node {other} sends a snapshot as the leader of term {}, which is after term {}",
+                vote.term, part.vote.term
+            ));
+        }
+        let is_first = part.blob.is_none() && part.offset == 0;
+        let begun = self.begun.take();
+        let goes_on = begun.filter(|begun| begun.sender == sender && !is_first);
+        let snapshot = goes_on.map(|begun| begun.snapshot);
+        let mut snapshot = snapshot.map_or_else(|| IncomingSnapshot::begin(part), Ok)?;
+        let progress = snapshot.take(part)?;
+        Ok((snapshot, progress))
+    }
+
+    /// More of it is to come.
+    pub fn keep(&mut self, sender: u64, vote: Vote, snapshot: IncomingSnapshot, now: Instant) {
+        self.begun = Some(Begun {
+            sender,
+            vote,
+            last_part: now,
+            snapshot,
+        });
+    }
+
+    /// Lets go what a leader has begun that does not go on. Cheap.
+    pub fn forget_old(&mut self, now: Instant) {
+        let is_old = |begun: &mut Begun| {
+            now.saturating_duration_since(begun.last_part) > SNAPSHOT_PART_WAIT_MAX
+        };
+        if let Some(begun) = self.begun.take_if(is_old) {
+            let (node, bytes) = (begun.sender, begun.snapshot.total);
+            tracing::warn!(node, bytes, "gave up a snapshot whose parts come no more");
+        }
+    }
 }
 
 /// A snapshot of one sender.
@@ -234,6 +303,34 @@ mod tests {
             incoming.take(&part(content, 1, 0, b"x")).is_err(),
             "unasked"
         );
+    }
+
+    /// A leader that died in mid-transfer must not keep half a tree in memory for ever.
+    #[test]
+    fn what_is_begun_makes_way_for_a_newer_leader_and_goes_with_age() {
+        let mut receiving = Receiving::default();
+        let now = Instant::now();
+        let of = |term: u64, offset: usize| {
+            let mut part = part(None, 9, offset, b"abc");
+            part.vote.term = term;
+            part
+        };
+        let begin = |receiving: &mut Receiving, sender: u64, term: u64| {
+            let (snapshot, progress) = receiving.take(sender, &of(term, 0)).unwrap();
+            assert_eq!(progress, Progress::GoOn);
+            receiving.keep(sender, of(term, 0).vote, snapshot, now);
+        };
+        begin(&mut receiving, 1, 4);
+        let older = receiving.take(2, &of(3, 0)).unwrap_err();
+        assert!(older.contains("term 4"), "{older}");
+        begin(&mut receiving, 2, 5);
+        assert!(receiving.take(1, &of(5, 3)).is_err(), "it was given up");
+        begin(&mut receiving, 2, 5);
+        receiving.forget_old(now + SNAPSHOT_PART_WAIT_MAX);
+        assert!(receiving.begun.is_some(), "it may still go on");
+        let late = now + SNAPSHOT_PART_WAIT_MAX + std::time::Duration::from_millis(1);
+        receiving.forget_old(late);
+        assert!(receiving.begun.is_none());
     }
 
     #[test]

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 
 use super::attr::{Attr, FileKind};
 use super::errno::FsResult;
-use super::handles::DirectoryEntry;
+use super::handles::{DirectoryEntry, Listing};
 use super::proposer::NodeStatus;
 use crate::state_machine::StateMachine;
 use crate::state_machine::ids::InodeNo;
@@ -136,11 +136,7 @@ pub trait Part: Send + Sync {
     ///
     /// # Errors
     /// As [`Part::lookup`].
-    fn list(
-        &self,
-        facts: &dyn Facts,
-        directory: u64,
-    ) -> FsResult<(Vec<DirectoryEntry>, Option<u64>)> {
+    fn list(&self, facts: &dyn Facts, directory: u64) -> FsResult<(Listing, Option<u64>)> {
         let _ = (facts, directory);
         Err(FsError::NotDirectory.into())
     }
@@ -288,7 +284,7 @@ impl VirtualTree {
     ///
     /// # Errors
     /// As [`VirtualTree::lookup`].
-    pub fn list(&self, facts: &dyn Facts, node: VirtualNode) -> FsResult<Vec<DirectoryEntry>> {
+    pub fn list(&self, facts: &dyn Facts, node: VirtualNode) -> FsResult<Listing> {
         let directory = |number: u64, name: &[u8]| DirectoryEntry {
             node: number,
             kind: FileKind::Directory,
@@ -303,12 +299,14 @@ impl VirtualTree {
                 (entries, above.unwrap_or(VirtualNode::ROOT).number())
             }
         };
-        let mut all = vec![directory(node.number(), b"."), directory(above, b"..")];
-        all.extend(entries);
-        Ok(all)
+        let own = [directory(node.number(), b"."), directory(above, b"..")];
+        Ok(Listing {
+            fixed: own.into_iter().chain(entries.fixed).collect(),
+            ..entries
+        })
     }
 
-    fn names(&self, facts: &dyn Facts) -> FsResult<Vec<DirectoryEntry>> {
+    fn names(&self, facts: &dyn Facts) -> FsResult<Listing> {
         let parts = self.parts.iter().enumerate();
         let entries = parts.map(|(position, part)| {
             Ok(DirectoryEntry {
@@ -317,7 +315,10 @@ impl VirtualTree {
                 name: part.name().into(),
             })
         });
-        entries.collect()
+        Ok(Listing {
+            fixed: entries.collect::<FsResult<_>>()?,
+            ..Listing::default()
+        })
     }
 
     /// Opens a file for reading.
@@ -415,8 +416,8 @@ mod tests {
     fn every_part_is_found_by_the_name_that_it_is_listed_under() {
         let tree = VirtualTree::default();
         let listed = tree.list(&Fixed, VirtualNode::ROOT).unwrap();
-        assert_eq!(listed.len(), 2 + tree.parts.len());
-        for entry in &listed[2..] {
+        assert_eq!(listed.fixed.len(), 2 + tree.parts.len());
+        for entry in &listed.fixed[2..] {
             let found = tree.lookup(&Fixed, VirtualNode::ROOT, &entry.name).unwrap();
             assert_eq!((found.node, found.kind), (entry.node, entry.kind));
             let opened = tree.open(&Fixed, virtual_of(&found));

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::{Facts, OpenVirtual, Part};
 use crate::fs::attr::Attr;
 use crate::fs::errno::{Failure, FsResult};
-use crate::fs::handles::DirectoryEntry;
+use crate::fs::handles::Listing;
 use crate::state_machine::content::Content;
 use crate::state_machine::ids::{InodeNo, LogIndex};
 use crate::state_machine::inode::Inode;
@@ -73,11 +73,7 @@ impl Part for Now {
         Ok(self.versions.looked_up(found))
     }
 
-    fn list(
-        &self,
-        facts: &dyn Facts,
-        directory: u64,
-    ) -> FsResult<(Vec<DirectoryEntry>, Option<u64>)> {
+    fn list(&self, facts: &dyn Facts, directory: u64) -> FsResult<(Listing, Option<u64>)> {
         let number = directory_of(directory).ok_or(FsError::NotDirectory)?;
         let state = facts.state();
         let inode = state.tree().inode(number).ok_or(FsError::NotFound)?;
@@ -86,7 +82,7 @@ impl Part for Now {
             (_, None | Some(InodeNo::ROOT)) => Some(0),
             (_, Some(parent)) => Some(parent.0),
         };
-        Ok((DirectoryEntry::all_of(inode, &state)?, above))
+        Ok((Listing::of(inode)?, above))
     }
 
     fn open(&self, _facts: &dyn Facts, node: u64) -> FsResult<Arc<dyn OpenVirtual>> {

@@ -252,3 +252,79 @@ async fn a_connection_is_made_anew_after_the_server_restarted() {
         assert!(tokio::time::Instant::now() < deadline, "{error}");
     }
 }
+
+/// Answers when it is told to, and remembers how many waited at once.
+struct Slow {
+    waiting: watch::Sender<usize>,
+    most: std::sync::atomic::AtomicUsize,
+    answers: Semaphore,
+}
+
+impl Slow {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            waiting: watch::Sender::new(0),
+            most: Default::default(),
+            answers: Semaphore::new(0),
+        })
+    }
+}
+
+struct SlowService(Arc<Slow>);
+
+impl Service for SlowService {
+    fn admit(&self, _: u64) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn left(&self, _: u64) {}
+
+    fn call(&self, _: u64, body: Bytes) -> ServiceFuture<Result<Bytes, ServiceError>> {
+        let slow = Arc::clone(&self.0);
+        Box::pin(async move {
+            slow.waiting.send_modify(|waiting| *waiting += 1);
+            let waiting = *slow.waiting.borrow();
+            slow.most
+                .fetch_max(waiting, std::sync::atomic::Ordering::SeqCst);
+            slow.answers.acquire().await.unwrap().forget();
+            slow.waiting.send_modify(|waiting| *waiting -= 1);
+            Ok(body.slice(..1))
+        })
+    }
+
+    fn enrol(&self, body: Bytes) -> ServiceFuture<Result<Bytes, ServiceError>> {
+        Box::pin(async move { Ok(body) })
+    }
+}
+
+/// A member that sends faster than it is answered would fill the memory with a thousand frames of 24 MiB.
+#[tokio::test]
+async fn requests_under_way_are_weighed_and_not_only_counted() {
+    const LARGE: usize = 8 * 1024 * 1024;
+    const ROOM: usize = REQUEST_BYTES_UNDER_WAY_MAX / LARGE;
+    let ca = ClusterCa::generate("a").unwrap();
+    let slow = Slow::new();
+    let service = Arc::new(SlowService(Arc::clone(&slow)));
+    let server = Server::start("127.0.0.1:0", LiveTls::new(settings(&ca, 1)), service);
+    let server = server.await.unwrap();
+    let channel = Arc::new(channel(&server, settings(&ca, 2), 1));
+    let mut calls = JoinSet::new();
+    for _ in 0..2 * ROOM {
+        let channel = Arc::clone(&channel);
+        let body = Bytes::from(vec![7; LARGE]);
+        calls.spawn(async move { channel.call(body, 6 * WAIT).await });
+    }
+    let mut waiting = slow.waiting.subscribe();
+    let full = waiting.wait_for(|waiting| *waiting >= ROOM);
+    tokio::time::timeout(6 * WAIT, full).await.unwrap().unwrap();
+    // The next ones are on their way: without a bound they would be there at once.
+    let more = waiting.wait_for(|waiting| *waiting > ROOM);
+    let more = tokio::time::timeout(WAIT / 10, more).await;
+    assert!(more.is_err(), "more than there is room for");
+    slow.answers.add_permits(2 * ROOM);
+    while let Some(answer) = calls.join_next().await {
+        assert_eq!(answer.unwrap().unwrap(), Bytes::from_static(&[7]));
+    }
+    let most = slow.most.load(std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(most, ROOM, "requests under way at once");
+}
