@@ -106,6 +106,7 @@ pub const ENROL_BYTES_MAX: usize = 64 * 1024;
 /// Longest wait for being let into a cluster: one write, and the way there.
 pub const ENROL_TIMEOUT: Duration = Duration::from_secs(20);
 
+const _: () = assert!(4 * FILE_BYTES_MAX <= UNCOMMITTED_BYTES_MAX);
 const _: () = assert!(STRANGER_GRACE.as_millis() * 10 <= CONNECT_TIMEOUT.as_millis());
 const _: () = assert!(REPLICATION_BYTES_MAX as usize + 64 * 1024 <= FRAME_BYTES_MAX);
 const _: () = assert!(ENTRY_BYTES_MAX + 64 * 1024 <= FRAME_BYTES_MAX);
@@ -119,6 +120,12 @@ pub const MAPPED_COMMIT_DELAY: Duration = Duration::from_secs(1);
 pub const UNSAVED_RETRY_EVERY: Duration = Duration::from_millis(500);
 /// How long such a save is tried: past a partition of a day, its bytes are of no use to anybody.
 pub const UNSAVED_RETRY_FOR: Duration = Duration::from_secs(24 * 3600);
+/// What all handles of a node hold uncommitted: sixteen of the largest files. A write that finds no room waits.
+pub const UNCOMMITTED_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// What an uncommitted range counts besides its bytes: its place among the others.
+pub const DIRTY_RANGE_OVERHEAD_BYTES: u64 = 96;
+/// What programs of a node add to files that have no name any more: they are this node's alone.
+pub const PRIVATE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Saves without a waiter that were given up and are still named in `status.json`: enough to see a pattern.
 pub const DROPPED_SAVES_NAMED_MAX: usize = 32;
 /// Descriptors of a process that are looked at when it closes one; with more it counts as having another.

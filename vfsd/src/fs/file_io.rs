@@ -14,7 +14,7 @@ use super::handles::{FileHandle, Handle, Pin, Saver};
 use super::open_flags::OpenFlags;
 use super::save::{Settlement, Source};
 use super::virtual_tree::Node;
-use crate::limits::MAPPED_COMMIT_DELAY;
+use crate::limits::{DIRTY_RANGE_OVERHEAD_BYTES, MAPPED_COMMIT_DELAY};
 use crate::state_machine::StateMachine;
 use crate::state_machine::command::{Command, Create, NodeKind};
 use crate::state_machine::content::Content;
@@ -36,6 +36,11 @@ pub fn wall_now() -> WallTime {
         secs: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
         nanos: since.subsec_nanos(),
     }
+}
+
+/// What a write of `bytes` may come to.
+fn room_of(bytes: usize) -> u64 {
+    bytes as u64 + DIRTY_RANGE_OVERHEAD_BYTES
 }
 
 impl FileSystem {
@@ -227,10 +232,15 @@ impl FileSystem {
         handle.flags.sync || (!self.proposer().is_in_contact() && self.is_in_tree(&handle.inode))
     }
 
+    /// Whether a write of `bytes` can be taken at once: there is a maximum to what is uncommitted.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.handles.budget().has_room(room_of(bytes))
+    }
+
     /// Writes bytes into the handle's buffer; `mapped` ones come from a shared mapping, on nobody's behalf.
     ///
     /// # Errors
-    /// [`Failure::BadHandle`], [`FsError::FileTooLarge`].
+    /// [`Failure::BadHandle`], [`FsError::FileTooLarge`], [`FsError::NoSpace`].
     pub fn write_buffered(
         self: &Arc<Self>,
         id: HandleId,
@@ -246,6 +256,10 @@ impl FileSystem {
             true => (Source::Mappings, &handle.saver),
             false => handle.source(),
         };
+        let is_private = !self.is_in_tree(&handle.inode);
+        if is_private && !self.known.has_room(data.len() as u64) {
+            return Err(FsError::NoSpace.into());
+        }
         let mut state = handle.inode.state.lock();
         state.write((source, saver), offset, data, wall_now())?;
         drop(state);
@@ -269,10 +283,13 @@ impl FileSystem {
         mapped: bool,
     ) -> FsResult<u32> {
         let handle = self.file_handle(id)?;
+        let refuse = || handle.inode.state.lock().refuse(handle.source().0);
         if !mapped && self.is_in_tree(&handle.inode) && !self.proposer().is_in_contact() {
             let contact = self.proposer().contact().await;
-            contact.inspect_err(|_| handle.inode.state.lock().refuse(handle.source().0))?;
+            contact.inspect_err(|_| refuse())?;
         }
+        let room = self.handles.budget().room_for(room_of(data.len())).await;
+        room.inspect_err(|_| refuse())?;
         let written = self.write_buffered(id, offset, data, mapped)?;
         if handle.flags.sync && !mapped {
             self.commit_own(&handle, false).await?;

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::attr::FileKind;
 use super::errno::FsResult;
 use super::open_flags::OpenFlags;
-use super::save::{Source, Uncommitted};
+use super::save::{Budget, Source, Uncommitted};
 use super::virtual_tree::OpenVirtual;
 use crate::state_machine::command::Author;
 use crate::state_machine::content::Content;
@@ -163,6 +163,7 @@ pub struct HandleTable {
     next: AtomicU64,
     handles: Mutex<HashMap<HandleId, Handle>>,
     inodes: Mutex<HashMap<InodeNo, Arc<OpenInode>>>,
+    budget: Arc<Budget>,
 }
 
 impl HandleTable {
@@ -172,7 +173,13 @@ impl HandleTable {
             next: AtomicU64::new(first),
             handles: Mutex::default(),
             inodes: Mutex::default(),
+            budget: Arc::default(),
         }
+    }
+
+    /// What all handles may hold uncommitted.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// A number for a new handle.
@@ -204,7 +211,7 @@ impl HandleTable {
                 Arc::new(OpenInode {
                     number,
                     committing: Arc::default(),
-                    state: Mutex::default(),
+                    state: Mutex::new(Uncommitted::new(&self.budget)),
                     handles: AtomicU64::new(0),
                 })
             })

@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::limits::PRIVATE_BYTES_MAX;
+use crate::state_machine::content::Content;
 use crate::state_machine::ids::InodeNo;
 use crate::state_machine::inode::Inode;
 use crate::state_machine::log_time::WallTime;
@@ -27,7 +29,27 @@ pub struct KnownInodes {
 #[derive(Debug, Default)]
 struct Table {
     counts: HashMap<InodeNo, u64>,
-    gone: HashMap<InodeNo, Arc<Inode>>,
+    gone: HashMap<InodeNo, Gone>,
+    /// What has been added to all of them since they lost their names.
+    grown: u64,
+}
+
+#[derive(Debug)]
+struct Gone {
+    inode: Arc<Inode>,
+    grown: u64,
+}
+
+impl Table {
+    fn keep(&mut self, inode: Arc<Inode>) {
+        self.let_go(inode.number);
+        self.gone.insert(inode.number, Gone { inode, grown: 0 });
+    }
+
+    fn let_go(&mut self, inode: InodeNo) {
+        let gone = self.gone.remove(&inode);
+        self.grown -= gone.map_or(0, |gone| gone.grown);
+    }
 }
 
 impl KnownInodes {
@@ -54,9 +76,8 @@ impl KnownInodes {
     pub fn add_or_keep(&self, inode: &Arc<Inode>, is_in_tree: impl FnOnce() -> bool) {
         let mut table = self.table.lock();
         *table.counts.entry(inode.number).or_default() += 1;
-        if !is_in_tree() {
-            let gone = table.gone.entry(inode.number);
-            gone.or_insert_with(|| nameless(inode));
+        if !is_in_tree() && !table.gone.contains_key(&inode.number) {
+            table.keep(nameless(inode));
         }
     }
 
@@ -72,7 +93,7 @@ impl KnownInodes {
         }
         table.counts.remove(&inode);
         if !is_open {
-            table.gone.remove(&inode);
+            table.let_go(inode);
         }
         true
     }
@@ -81,7 +102,7 @@ impl KnownInodes {
     pub fn closed(&self, inode: InodeNo) {
         let mut table = self.table.lock();
         if !table.counts.contains_key(&inode) {
-            table.gone.remove(&inode);
+            table.let_go(inode);
         }
     }
 
@@ -99,20 +120,26 @@ impl KnownInodes {
     pub fn keep(&self, inode: &Arc<Inode>, now: WallTime) {
         let mut gone = Arc::unwrap_or_clone(nameless(inode));
         gone.ctime = gone.ctime.max(now);
-        self.table.lock().gone.insert(inode.number, Arc::new(gone));
+        self.table.lock().keep(Arc::new(gone));
     }
 
     /// The tree without `inode` is published: it goes if nobody can reach it.
     pub fn settle(&self, inode: InodeNo, is_open: bool) {
         let mut table = self.table.lock();
         if !is_open && !table.counts.contains_key(&inode) {
-            table.gone.remove(&inode);
+            table.let_go(inode);
         }
+    }
+
+    /// Whether `bytes` more may be added to inodes without a name.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        self.table.lock().grown + bytes <= PRIVATE_BYTES_MAX
     }
 
     /// An inode that lost its last name while somebody here could reach it.
     pub fn gone(&self, inode: InodeNo) -> Option<Arc<Inode>> {
-        self.table.lock().gone.get(&inode).cloned()
+        let table = self.table.lock();
+        table.gone.get(&inode).map(|gone| gone.inode.clone())
     }
 
     /// Changes such an inode; `None` if there is none.
@@ -122,8 +149,14 @@ impl KnownInodes {
         change: impl FnOnce(&mut Inode) -> T,
     ) -> Option<T> {
         let mut table = self.table.lock();
-        let inode = table.gone.get_mut(&inode)?;
-        Some(change(Arc::make_mut(inode)))
+        let gone = table.gone.get_mut(&inode)?;
+        let stored = |inode: &Inode| inode.content().map_or(0, Content::stored_bytes);
+        let before = stored(&gone.inode);
+        let made = change(Arc::make_mut(&mut gone.inode));
+        let more = stored(&gone.inode).saturating_sub(before);
+        gone.grown += more;
+        table.grown += more;
+        Some(made)
     }
 }
 
@@ -131,4 +164,36 @@ fn nameless(inode: &Arc<Inode>) -> Arc<Inode> {
     let mut inode = Inode::clone(inode);
     inode.names.clear();
     Arc::new(inode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state_machine::StateMachine;
+    use crate::state_machine::inode::Kind;
+    use crate::state_machine::namespace::MID;
+
+    /// A file that lost its name takes bytes until all of them together have their maximum.
+    #[test]
+    fn what_is_added_to_nameless_files_has_a_maximum() {
+        let known = KnownInodes::default();
+        let state = StateMachine::new();
+        let mut file = Inode::clone(state.tree().inode(MID).unwrap());
+        file.kind = Kind::Regular(Content::default());
+        let file = Arc::new(file);
+        known.keep(&file, WallTime::default());
+        let grow = |bytes: &[u8]| {
+            let grown = known.change_gone(MID, |inode| match &mut inode.kind {
+                Kind::Regular(content) => content.write(0, bytes),
+                _ => unreachable!("it is a file"),
+            });
+            grown.unwrap().unwrap();
+        };
+        grow(&[1; 1000]);
+        grow(&[2; 1000]);
+        assert!(known.has_room(PRIVATE_BYTES_MAX - 1000));
+        assert!(!known.has_room(PRIVATE_BYTES_MAX - 999));
+        known.settle(MID, false);
+        assert!(known.gone(MID).is_none() && known.has_room(PRIVATE_BYTES_MAX));
+    }
 }

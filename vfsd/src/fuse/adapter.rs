@@ -550,7 +550,8 @@ impl Filesystem for Adapter {
         };
         // As they are now: fcntl(2) may have set or cleared it since the open.
         let appends = !mapped && flags.0 & libc::O_APPEND != 0;
-        if !appends && (mapped || !self.fs.write_waits(id)) {
+        let is_taken_at_once = self.fs.has_room(data.len()) && (mapped || !self.fs.write_waits(id));
+        if !appends && is_taken_at_once {
             return answer(self.fs.write_buffered(id, offset, data, mapped));
         }
         let (fs, data) = (self.fs.clone(), data.to_vec());

@@ -484,3 +484,39 @@ fn a_killed_caller_does_not_wait_for_a_majority() {
     }
     assert!(std::fs::metadata(cluster.path(1, "mid/never")).is_err());
 }
+
+/// "What a node holds uncommitted has a maximum of 256 MiB: a write beyond it waits for commits, and fails with ENOSPC
+/// when none comes."
+#[test]
+fn a_write_beyond_what_a_node_may_hold_waits_for_a_commit() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        python3 - <<'PY'
+import errno, os, threading, time
+a, b = os.environ['A'] + '/run/', os.environ['B'] + '/run/'
+piece = b'x' * (1 << 20)
+def opened(name): return os.open(a + name, os.O_CREAT | os.O_WRONLY)
+files = [opened('f%d' % n) for n in range(16)]
+for n in range(255): assert os.write(files[n // 16], piece) == len(piece)
+began = time.monotonic()
+try: os.write(files[15], piece); raise SystemExit('it was taken')
+except OSError as error: assert error.errno == errno.ENOSPC, error
+assert time.monotonic() - began > 5, 'it waits for room'
+done = threading.Event()
+def write(): assert os.write(files[15], piece) == len(piece); done.set()
+waiting = threading.Thread(target=write); waiting.start()
+os.close(files[0])
+assert done.wait(60), 'a commit has made room'
+waiting.join()
+assert os.stat(b + 'f0').st_size == 16 << 20
+for file in files[1:]: os.close(file)
+assert all(os.stat(b + 'f%d' % n).st_size == 16 << 20 for n in range(16))
+nameless = opened('gone'); os.unlink(a + 'gone')
+for n in range(3): assert os.pwrite(nameless, piece, n << 20) == len(piece)
+PY
+        rm $A/run/f*
+        "#,
+    );
+}

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::limits::FILE_BYTES_MAX;
+use crate::limits::{DIRTY_RANGE_OVERHEAD_BYTES, FILE_BYTES_MAX};
 use crate::state_machine::command::{ContentOp, ContentUpdate};
 use crate::state_machine::content::Content;
 use crate::state_machine::outcome::FsError;
@@ -35,6 +35,14 @@ struct Extent {
 }
 
 impl Extent {
+    fn weight(&self) -> u64 {
+        let bytes = match &self.bytes {
+            Bytes::Written(bytes) => bytes.len() as u64,
+            Bytes::Zeros => 0,
+        };
+        bytes + DIRTY_RANGE_OVERHEAD_BYTES
+    }
+
     /// The part from `from` on, for an extent that starts at `start`.
     fn tail(&self, start: u64, from: u64) -> Self {
         let bytes = match &self.bytes {
@@ -53,10 +61,47 @@ impl Extent {
     }
 }
 
+/// Extents by where they start, and what they weigh together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Extents {
+    by_start: BTreeMap<u64, Extent>,
+    weight: u64,
+}
+
+impl std::ops::Deref for Extents {
+    type Target = BTreeMap<u64, Extent>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.by_start
+    }
+}
+
+impl Extents {
+    fn insert(&mut self, start: u64, extent: Extent) {
+        self.weight += extent.weight();
+        let replaced = self.by_start.insert(start, extent);
+        self.weight -= replaced.map_or(0, |extent| extent.weight());
+    }
+
+    fn remove(&mut self, start: u64) {
+        let removed = self.by_start.remove(&start);
+        self.weight -= removed.map_or(0, |extent| extent.weight());
+    }
+
+    /// Changes the extent that starts at `start`.
+    fn edit(&mut self, start: u64, edit: impl FnOnce(&mut Extent)) {
+        if let Some(extent) = self.by_start.get_mut(&start) {
+            let before = extent.weight();
+            edit(extent);
+            self.weight = self.weight + extent.weight() - before;
+        }
+    }
+}
+
 /// The uncommitted changes of one handle.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DirtyRanges {
-    extents: BTreeMap<u64, Extent>,
+    extents: Extents,
     /// The last truncation, and the size that it and what was committed since left.
     cut: Option<(Order, u64)>,
     /// Sizes that the file has at least (`fallocate`): an earlier one only if it is larger than all later ones.
@@ -69,10 +114,15 @@ impl DirtyRanges {
         *self == Self::default()
     }
 
+    /// What it takes in memory, about.
+    pub fn weight(&self) -> u64 {
+        self.extents.weight + self.extends.len() as u64 * DIRTY_RANGE_OVERHEAD_BYTES
+    }
+
     /// Whether every byte of the file is decided here: what the file held before is gone.
     pub fn replaces(&self) -> bool {
         let mut reached = 0;
-        for (&start, extent) in &self.extents {
+        for (&start, extent) in self.extents.iter() {
             if start != reached {
                 return false;
             }
@@ -103,13 +153,18 @@ impl DirtyRanges {
             return Ok(());
         }
         self.carve(offset, end);
-        let before = self.extents.range_mut(..offset).next_back();
-        let joined = before.filter(|(_, extent)| extent.end == offset && extent.at == at);
-        if let Some((_, extent)) = joined
-            && let Bytes::Written(bytes) = &mut extent.bytes
-        {
-            bytes.extend_from_slice(data);
-            extent.end = end;
+        let before = self.extents.range(..offset).next_back();
+        let joined = before.filter(|(_, extent)| {
+            let is_written = matches!(extent.bytes, Bytes::Written(_));
+            is_written && extent.end == offset && extent.at == at
+        });
+        if let Some((&start, _)) = joined {
+            self.extents.edit(start, |extent| {
+                if let Bytes::Written(bytes) = &mut extent.bytes {
+                    bytes.extend_from_slice(data);
+                    extent.end = end;
+                }
+            });
         } else {
             let bytes = Bytes::Written(data.to_vec());
             self.extents.insert(offset, Extent { end, at, bytes });
@@ -119,7 +174,8 @@ impl DirtyRanges {
 
     /// Writes into an extent that has all of the bytes already, under the same order.
     fn overwrite(&mut self, at: Order, offset: u64, end: u64, data: &[u8]) -> bool {
-        let found = self.extents.range_mut(..=offset).next_back();
+        // It weighs what it weighed.
+        let found = self.extents.by_start.range_mut(..=offset).next_back();
         let Some((&start, extent)) = found.filter(|(_, e)| e.at == at && end <= e.end) else {
             return false;
         };
@@ -198,18 +254,18 @@ impl DirtyRanges {
 
     /// Takes everything between `from` and `to` out.
     fn carve(&mut self, from: u64, to: u64) {
-        if let Some((&start, extent)) = self.extents.range_mut(..from).next_back()
+        if let Some((&start, extent)) = self.extents.range(..from).next_back()
             && extent.end > from
         {
             let rest = (extent.end > to).then(|| extent.tail(start, to));
-            extent.cut(start, from);
+            self.extents.edit(start, |extent| extent.cut(start, from));
             if let Some(rest) = rest {
                 self.extents.insert(to, rest);
             }
         }
         while let Some((&start, extent)) = self.extents.range(from..to).next() {
             let rest = (extent.end > to).then(|| extent.tail(start, to));
-            self.extents.remove(&start);
+            self.extents.remove(start);
             if let Some(rest) = rest {
                 self.extents.insert(to, rest);
             }
@@ -218,7 +274,7 @@ impl DirtyRanges {
 
     /// Drops what `later` has decided after it; `later` is committed, or about to be before this.
     pub fn give_way_to(&mut self, later: &Self) {
-        for (&start, extent) in &later.extents {
+        for (&start, extent) in later.extents.iter() {
             match &extent.bytes {
                 Bytes::Written(_) => self.cut_keeps(extent.at, extent.end),
                 Bytes::Zeros => {
@@ -263,7 +319,7 @@ impl DirtyRanges {
     /// Takes back what was on its way to a commit; what was changed since stands over it.
     pub fn take_back(&mut self, older: Self) {
         let newer = std::mem::replace(self, older);
-        for (start, extent) in newer.extents {
+        for (start, extent) in newer.extents.by_start {
             if extent.bytes == Bytes::Zeros {
                 for (at, size) in self.sizes_written(start, extent.end, extent.at) {
                     self.note_size(at, size);
@@ -299,7 +355,7 @@ impl DirtyRanges {
             Some((size, written)) if written < size => ops.push(ContentOp::Extend(size)),
             _ => {}
         }
-        for (&offset, extent) in &self.extents {
+        for (&offset, extent) in self.extents.iter() {
             match &extent.bytes {
                 Bytes::Written(data) => ops.push(ContentOp::Write {
                     offset,
@@ -330,7 +386,7 @@ pub fn lay_over<'a>(
 ) -> Content {
     let mut steps: Vec<(Order, u8, u64, Step<'a>)> = Vec::new();
     for dirty in ranges {
-        for (&start, extent) in &dirty.extents {
+        for (&start, extent) in dirty.extents.iter() {
             let (rank, step) = match &extent.bytes {
                 Bytes::Zeros => (1, Step::Zero(extent.end)),
                 Bytes::Written(bytes) => (2, Step::Write(bytes)),

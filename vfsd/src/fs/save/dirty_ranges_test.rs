@@ -173,6 +173,10 @@ proptest! {
         for step in steps {
             node.step(step);
             prop_assert_eq!(node.view().to_vec(), node.all_calls(|_| true));
+            for dirty in &node.pending {
+                let each: u64 = dirty.extents.values().map(Extent::weight).sum();
+                prop_assert_eq!(dirty.extents.weight, each);
+            }
             prop_assert_eq!(node.committed.to_vec(), node.all_calls(|state| state == State::Committed));
         }
         for handle in (0..HANDLES).rev() {

@@ -3,11 +3,13 @@
 //! A save is pending, then in flight, then settled (`uncommitted.rs`); when it is committed is decided in `commit.rs`;
 //! what the last close leaves over is `leftover.rs`'s business.
 
+mod budget;
 mod commit;
 mod dirty_ranges;
 mod leftover;
 mod uncommitted;
 
+pub use budget::Budget;
 pub use dirty_ranges::{DirtyRanges, Order};
 pub use leftover::Leftovers;
 pub use uncommitted::{InFlight, Settlement, Source, Uncommitted};

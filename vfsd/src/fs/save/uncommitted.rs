@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedMutexGuard;
 
+use super::budget::{Budget, Charge};
 use super::dirty_ranges::{DirtyRanges, Order, lay_over};
 use crate::fs::handles::{OpenInode, Saver};
 use crate::state_machine::command::{ContentOp, Write};
@@ -73,6 +74,7 @@ pub enum Settlement {
 /// The uncommitted changes of an inode that is open here.
 #[derive(Debug, Default)]
 pub struct Uncommitted {
+    charge: Charge,
     pending: Vec<Pending>,
     order: Order,
     last_source: Option<Source>,
@@ -84,6 +86,19 @@ pub struct Uncommitted {
 }
 
 impl Uncommitted {
+    /// Nothing yet; what comes is held within `budget`.
+    pub fn new(budget: &Arc<Budget>) -> Self {
+        Self {
+            charge: Charge::new(budget),
+            ..Self::default()
+        }
+    }
+
+    fn account(&mut self) {
+        let now = self.ranges().map(DirtyRanges::weight).sum();
+        self.charge.set(now);
+    }
+
     /// The place of a call that a source makes now; `None` for one that is committed at once.
     pub fn tick(&mut self, source: Option<Source>) -> Order {
         if source.is_none() || self.last_source != source {
@@ -96,7 +111,7 @@ impl Uncommitted {
     /// Adds bytes to what `source` has pending.
     ///
     /// # Errors
-    /// [`FsError::FileTooLarge`].
+    /// [`FsError::FileTooLarge`], [`FsError::NoSpace`].
     pub fn write(
         &mut self,
         (source, saver): (Source, &Arc<Saver>),
@@ -104,11 +119,13 @@ impl Uncommitted {
         data: &[u8],
         now: WallTime,
     ) -> Result<(), FsError> {
+        self.charge.check_room(data.len() as u64)?;
         let at = self.tick(Some(source));
         let pending = self.pending_of(source, saver);
         pending.dirty.write(at, offset, data)?;
         pending.last_write = Some((at, now));
         pending.refused = false;
+        self.account();
         self.see(|view| view.write(offset, data))
     }
 
@@ -134,6 +151,7 @@ impl Uncommitted {
         pending.dirty.truncate(at, 0)?;
         pending.last_write = changes.then_some((at, now));
         pending.made = !changes;
+        self.account();
         self.see(|view| view.truncate(0))
     }
 
@@ -161,6 +179,7 @@ impl Uncommitted {
         size: u64,
         now: WallTime,
     ) -> Result<(), FsError> {
+        self.charge.check_room(0)?;
         self.resize((source, saver), now, |dirty, at| dirty.extend(at, size))?;
         self.see(|view| view.apply_op(&ContentOp::Extend(size)))
     }
@@ -175,6 +194,7 @@ impl Uncommitted {
         (offset, end): (u64, u64),
         now: WallTime,
     ) -> Result<(), FsError> {
+        self.charge.check_room(0)?;
         self.resize((source, saver), now, |dirty, at| {
             dirty.zero(at, offset, end)
         })?;
@@ -195,6 +215,7 @@ impl Uncommitted {
         change(&mut pending.dirty, at)?;
         pending.resized = true;
         pending.last_write = Some((at, now));
+        self.account();
         Ok(())
     }
 
@@ -262,7 +283,7 @@ impl Uncommitted {
     pub fn take_private(&mut self, content: &Content) -> (Content, Option<WallTime>) {
         let (seen, time) = (self.view(LogIndex(0), content), self.last_write());
         self.pending.clear();
-        self.view = None;
+        self.tidy();
         (seen, time)
     }
 
@@ -270,6 +291,7 @@ impl Uncommitted {
         self.pending
             .retain(|pending| !pending.dirty.is_empty() || pending.in_flight.is_some());
         self.view = None;
+        self.account();
     }
 
     /// Whether anything is uncommitted.
