@@ -44,11 +44,20 @@ fn an_inode_is_no_larger_than_it_counts() {
         pid: u32::MAX,
         comm: "c".repeat(COMMAND_NAME_BYTES_MAX),
     };
-    // A content above 64 KiB stands in the list of blobs too, and so does an author in that of authors.
+    let written = WrittenImage {
+        inode: InodeNo(u64::MAX),
+        author: u32::MAX,
+        time: WallTime {
+            secs: i64::MIN,
+            nanos: u32::MAX,
+        },
+    };
+    // A content above 64 KiB stands in the list of blobs too, and so do its last author and its writer in that of
+    // authors.
     let blob = len(&largest(KindImage::Blob(digest))) + len(&digest);
     let content = KindImage::Regular(ContentImage::of(&Content::default()));
     for inode in [blob, len(&largest(content))] {
-        let whole = inode + len(&author);
+        let whole = inode + len(&written) + 2 * len(&author);
         assert!(whole <= INODE_IMAGE_BYTES_MAX, "{whole}");
     }
 }
