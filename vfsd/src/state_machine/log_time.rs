@@ -16,7 +16,8 @@ impl LogTime {
     }
 }
 
-/// Time of day, UTC, nanoseconds since 1970. May go back; stored as mtime and in the audit, decides nothing.
+/// Time of day, UTC, nanoseconds since 1970. May go back; stored as mtime and in the audit. It decides nothing but
+/// whether a join token has expired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct WallTime {
     /// Whole seconds; negative before 1970.

@@ -217,3 +217,50 @@ PY
         "#,
     );
 }
+
+/// Names and sizes beyond their bounds are refused by the errno that says which, and change nothing on any node.
+#[test]
+fn what_is_too_long_or_too_large_is_refused_by_name() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        python3 - <<'PY'
+import errno, os
+a, b = os.environ['A'] + '/run/', os.environ['B'] + '/run/'
+def refused(code, call, *values):
+    try: call(*values)
+    except OSError as error:
+        assert error.errno == code, (call, errno.errorcode[error.errno], errno.errorcode[code])
+        return
+    raise SystemExit('%s was not refused' % call)
+long = 'n' * 256
+for call, values in [(os.mkdir, (a + long,)), (os.symlink, ('x', a + long)), (os.mknod, (a + long,)),
+                     (os.rename, (a + 'x', a + long)), (os.link, (a + 'x', a + long)), (os.unlink, (a + long,))]:
+    open(a + 'x', 'w').close()
+    refused(errno.ENAMETOOLONG, call, *values)
+os.symlink('t' * 4095, a + 'link'); assert len(os.readlink(b + 'link')) == 4095
+refused(errno.ENAMETOOLONG, os.symlink, 't' * 4096, a + 'longer')
+os.setxattr(a + 'x', 'user.v', b'v' * (65536 - len('user.v')))
+assert len(os.getxattr(b + 'x', 'user.v')) == 65536 - len('user.v')
+refused(errno.E2BIG, os.setxattr, a + 'x', 'user.v', b'v' * (65536 - len('user.v') + 1))
+refused(errno.E2BIG, os.setxattr, a + 'x', 'user.w', b'')
+os.removexattr(a + 'x', 'user.v')
+most = 16 << 20
+os.truncate(a + 'x', most); refused(errno.EFBIG, os.truncate, a + 'x', most + 1)
+file = os.open(a + 'x', os.O_WRONLY)
+refused(errno.EFBIG, os.pwrite, file, b'x', most)
+refused(errno.EFBIG, os.ftruncate, file, most + 1)
+refused(errno.EFBIG, os.posix_fallocate, file, 0, most + 1)
+assert os.pwrite(file, b'x', most - 1) == 1
+os.close(file)
+assert os.stat(b + 'x').st_size == most
+open(a + 'names', 'w').close()
+for n in range(999): os.link(a + 'names', a + 'l%d' % n)
+refused(errno.EMLINK, os.link, a + 'names', a + 'more')
+assert os.stat(b + 'names').st_nlink == 1000
+assert sorted(os.listdir(b)) == sorted(['x', 'link', 'names'] + ['l%d' % n for n in range(999)])
+PY
+        "#,
+    );
+}

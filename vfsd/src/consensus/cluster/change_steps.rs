@@ -64,7 +64,10 @@ pub(in crate::consensus) fn not_yet(message: impl Into<String>, hint: impl Into<
 
 /// What counts from the level `needed` on is written in a way that earlier builds do not read.
 pub(in crate::consensus) fn check_level(core: &Core, needed: Level) -> Result<(), Stop> {
-    let level = core.view.state().level();
+    check_reached(core.view.state().level(), needed)
+}
+
+fn check_reached(level: Level, needed: Level) -> Result<(), Stop> {
     if level >= needed {
         return Ok(());
     }
@@ -238,4 +241,26 @@ async fn check_rest(
         ),
         "start the missing voters first; see: vfsd status",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A new authority, say: the entries of its change would stop a member that still runs an earlier build.
+    #[test]
+    fn what_an_earlier_build_does_not_read_is_refused_below_its_level() {
+        let needed = Level::AUTHORITIES;
+        let Err(Stop::Refused(refusal)) = check_reached(Level::FIRST, needed) else {
+            panic!("asking again changes nothing");
+        };
+        assert!(refusal.message.contains("level 0"), "{}", refusal.message);
+        assert!(
+            refusal.hint.contains("upgrade vfsd on every member"),
+            "{}",
+            refusal.hint
+        );
+        assert!(check_reached(needed, needed).is_ok());
+        assert!(check_reached(Level::KNOWN, needed).is_ok());
+    }
 }

@@ -178,7 +178,10 @@ fn check_room(core: &Core, leaving: Option<u64>) -> Result<(), Stop> {
     let metrics = core.view.metrics();
     let membership = metrics.membership_config.membership();
     let staying = membership.learner_ids().filter(|id| Some(*id) != leaving);
-    let learners = staying.count();
+    check_one_more_learner(staying.count())
+}
+
+fn check_one_more_learner(learners: usize) -> Result<(), Stop> {
     if learners < LEARNERS_MAX {
         return Ok(());
     }
@@ -243,4 +246,23 @@ async fn welcome(
         ca: core.authority.certificate().to_vec(),
         members: members.map(|(id, node)| (*id, node.addr.clone())).collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_thirty_third_learner_is_refused_and_the_one_before_is_not() {
+        assert!(check_one_more_learner(31).is_ok());
+        let Err(Stop::Refused(refusal)) = check_one_more_learner(32) else {
+            panic!("asking again changes nothing");
+        };
+        assert!(
+            refusal.message.contains("32 learners"),
+            "{}",
+            refusal.message
+        );
+        assert!(refusal.hint.contains("member remove"), "{}", refusal.hint);
+    }
 }

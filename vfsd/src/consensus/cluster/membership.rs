@@ -145,14 +145,7 @@ async fn promote(core: &Arc<Core>, name: &str) -> Result<String, Stop> {
     }
     check_may_vote(&member)?;
     authority_change::check_settled(core)?;
-    if voters.len() >= VOTERS_MAX {
-        return Err(refuse(
-            format!(
-                "the cluster has {VOTERS_MAX} voters, the most that it serves: each one makes every write slower"
-            ),
-            "remove one first: vfsd member remove NAME",
-        ));
-    }
+    check_one_more_voter(voters.len())?;
     let key = core.authority.key_pem().ok_or_else(|| {
         refuse(
             "the leader has no key of the authority",
@@ -166,6 +159,18 @@ async fn promote(core: &Arc<Core>, name: &str) -> Result<String, Stop> {
     Ok(format!(
         "{name} is a voter now; {voters} voters, {}",
         tolerance(voters)
+    ))
+}
+
+fn check_one_more_voter(voters: usize) -> Result<(), Stop> {
+    if voters < VOTERS_MAX {
+        return Ok(());
+    }
+    Err(refuse(
+        format!(
+            "the cluster has {voters} voters, the most that it serves: each one makes every write slower"
+        ),
+        "remove one first: vfsd member remove NAME",
     ))
 }
 
@@ -291,6 +296,16 @@ async fn remove(core: &Arc<Core>, name: &str) -> Result<String, Stop> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_eighth_voter_is_refused_and_the_seventh_is_not() {
+        assert!(check_one_more_voter(6).is_ok());
+        let Err(Stop::Refused(refusal)) = check_one_more_voter(7) else {
+            panic!("asking again changes nothing");
+        };
+        assert!(refusal.message.contains("7 voters"), "{}", refusal.message);
+        assert!(refusal.hint.contains("member remove"), "{}", refusal.hint);
+    }
 
     #[test]
     fn the_tolerance_is_that_of_a_majority() {

@@ -328,3 +328,34 @@ async fn requests_under_way_are_weighed_and_not_only_counted() {
     let most = slow.most.load(std::sync::atomic::Ordering::SeqCst);
     assert_eq!(most, ROOM, "requests under way at once");
 }
+
+/// A peer whose build speaks other frames is not answered, and nothing of what it says is done.
+#[tokio::test]
+async fn a_peer_that_speaks_other_frames_is_not_heard() {
+    let ca = ClusterCa::generate("a").unwrap();
+    let slow = Slow::new();
+    let service = Arc::new(SlowService(Arc::clone(&slow)));
+    let server = Server::start("127.0.0.1:0", LiveTls::new(settings(&ca, 1)), service);
+    let server = server.await.unwrap();
+    let address = server.address().to_string();
+    let (version, kind, request) = (9, 0, 0);
+    let unknown_kind = [super::super::frame::WIRE_VERSION, 7];
+    for (bytes, what) in [
+        (vec![version, kind, 1, 0, 0, 0, 0, 0, 0, 0], "a version"),
+        ([&unknown_kind[..], &[0; 8]].concat(), "a kind"),
+        (vec![request; 3], "less than a header"),
+    ] {
+        let name = ServerName::try_from(identity::node_name(1)).unwrap();
+        let tls = settings(&ca, 2).client;
+        let stream = connect_as(&address, &tls, name).await.unwrap();
+        let mut framed = Framed::new(stream, codec());
+        framed.send(Bytes::from(bytes)).await.unwrap();
+        let end = tokio::time::timeout(WAIT, framed.next()).await;
+        assert!(!matches!(end.unwrap(), Some(Ok(_))), "answered {what}");
+    }
+    assert_eq!(
+        *slow.waiting.borrow(),
+        0,
+        "nothing was asked of the service"
+    );
+}
