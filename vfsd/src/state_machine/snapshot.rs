@@ -533,3 +533,7 @@ fn session_image(id: SessionId, session: &Session) -> SessionImage {
 #[cfg(test)]
 #[path = "snapshot/size_test.rs"]
 mod size_test;
+
+#[cfg(test)]
+#[path = "snapshot/damage_test.rs"]
+mod damage_test;
