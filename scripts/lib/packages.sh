@@ -42,19 +42,20 @@ ensure_cargo() {
   command -v cargo >/dev/null || fail "cargo is missing" "install Rust 1.90 or newer: https://rustup.rs"
 }
 
-# missing_tools: those of TOOLS that are not in target/tools, each in its version.
+# missing_tools TOOL@VERSION...: those that are not in target/tools, each in its version.
 missing_tools() {
   local tool
-  for tool in $TOOLS; do
+  for tool in "$@"; do
     cargo install --list --root "${CARGO_TARGET_DIR:-target}/tools" 2>/dev/null |
       grep -qx "${tool%@*} v${tool#*@}:" || echo "$tool"
   done
 }
 
-# ensure_tools: installs what is missing of TOOLS.
+# ensure_tools [TOOL@VERSION...]: installs what is missing of them, or of TOOLS.
 ensure_tools() {
   local missing
-  missing=$(missing_tools)
+  # shellcheck disable=SC2086 # One word is one program.
+  missing=$(missing_tools ${*:-$TOOLS})
   [ -z "$missing" ] && return 0
   # shellcheck disable=SC2086 # One word is one program.
   cargo install --locked --root "${CARGO_TARGET_DIR:-target}/tools" $missing
