@@ -3,6 +3,9 @@
 //! Each rule is one test; a failure lists every place that breaks it. The arrows are those of docs/ARCHITECTURE.md: a
 //! new one needs a decision page first, and then a line here.
 
+#[path = "tidy/cycles.rs"]
+mod cycles;
+
 use std::collections::BTreeSet;
 
 use anyhow::Result;
@@ -349,6 +352,43 @@ fn every_file_says_what_it_is_for() -> Result<()> {
         }
     }
     found.none()
+}
+
+#[test]
+fn files_that_comments_and_documents_name_are_there() -> Result<()> {
+    let mut found = Violations::default();
+    let files = sources::all()?;
+    let is_there = |name: &str| {
+        let ending = format!("/{}", name.trim_start_matches("./"));
+        files
+            .iter()
+            .any(|file| format!("/{}", file.path).ends_with(&ending))
+    };
+    for file in &files {
+        let is_document = file.path.ends_with(".md") && !file.path.ends_with("CHANGELOG.md");
+        for (number, line) in file.lines.iter().enumerate() {
+            let text = match () {
+                () if is_document => line.text.as_str(),
+                () if file.is_rust() => &line.text[line.code().len()..],
+                () => continue,
+            };
+            for name in rust_names(text).filter(|name| !is_there(name)) {
+                found.add(file, number + 1, &format!("{name} is not there"));
+            }
+        }
+    }
+    found.none()
+}
+
+/// The names of Rust files in `text`. What stands in braces or stars is no name.
+fn rust_names(text: &str) -> impl Iterator<Item = &str> {
+    let is_part = |c: char| c.is_alphanumeric() || "_-./{},*<>".contains(c);
+    let words = text.split(move |c| !is_part(c));
+    let words = words.map(|word| word.trim_end_matches(['.', ',']));
+    let is_name = |word: &&str| {
+        word.len() > 3 && word.ends_with(".rs") && !word.contains(['{', '*', '<', '>', ','])
+    };
+    words.filter(is_name)
 }
 
 #[test]

@@ -18,6 +18,7 @@ pub mod params;
 mod plan;
 mod scram;
 pub mod simulation;
+mod slots;
 mod sql;
 mod steps;
 

@@ -4,7 +4,6 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::attr::Attr;
 use super::caller::Caller;
@@ -14,6 +13,7 @@ use super::handles::{FileHandle, Handle, Pin, Saver};
 use super::open_flags::OpenFlags;
 use super::save::{Settlement, Source};
 use super::virtual_tree::Node;
+use crate::clock;
 use crate::limits::{DIRTY_RANGE_OVERHEAD_BYTES, MAPPED_COMMIT_DELAY};
 use crate::state_machine::StateMachine;
 use crate::state_machine::command::{Command, Create, NodeKind};
@@ -25,18 +25,6 @@ use crate::state_machine::outcome::{Done, FsError};
 /// A hole leaves the size as it is (fallocate(2)).
 const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 const ZERO_IN_PLACE: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
-
-/// The time of day.
-pub fn wall_now() -> WallTime {
-    // A clock before 1970 is not worth a failure: times are information only.
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    WallTime {
-        secs: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-        nanos: since.subsec_nanos(),
-    }
-}
 
 /// What a write of `bytes` may come to.
 fn room_of(bytes: usize) -> u64 {
@@ -158,7 +146,7 @@ impl FileSystem {
         });
         if flags.truncate {
             let mut state = handle.inode.state.lock();
-            state.truncate_at_open(handle.source(), !made, wall_now())?;
+            state.truncate_at_open(handle.source(), !made, clock::wall())?;
         }
         self.handles.insert(id, Handle::File(handle));
         Ok(id)
@@ -261,7 +249,7 @@ impl FileSystem {
             return Err(FsError::NoSpace.into());
         }
         let mut state = handle.inode.state.lock();
-        state.write((source, saver), offset, data, wall_now())?;
+        state.write((source, saver), offset, data, clock::wall())?;
         drop(state);
         if !self.is_in_tree(&handle.inode) {
             self.keep_private(&handle.inode);
@@ -310,7 +298,7 @@ impl FileSystem {
             let end = self.content_seen(&handle)?.size();
             return self.write_buffered(id, end, data, false);
         }
-        self.append(&handle, data, wall_now()).await?;
+        self.append(&handle, data, clock::wall()).await?;
         u32::try_from(data.len()).map_err(|_| FsError::Invalid.into())
     }
 
@@ -386,7 +374,7 @@ impl FileSystem {
         if !handle.flags.write {
             return Err(Failure::BadHandle);
         }
-        change(&handle, wall_now())?;
+        change(&handle, clock::wall())?;
         if !self.is_in_tree(&handle.inode) {
             self.keep_private(&handle.inode);
         } else if handle.flags.sync {

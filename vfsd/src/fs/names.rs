@@ -11,6 +11,7 @@ use super::file_system::{FileSystem, Ground};
 use super::found_names::FoundName;
 use super::proposer::{Committed, Proposal};
 use super::virtual_tree::VFS_NAME;
+use crate::clock;
 use crate::limits::NAME_TRIES_MAX;
 use crate::state_machine::command::{
     Checked, Command, Create, Found, Link, Mkdir, NameChange, NodeKind, Remove, Rename, RenameMode,
@@ -257,7 +258,7 @@ impl FileSystem {
         if let Some(open) = self.handles.opened(number) {
             self.keep_private(&open);
         }
-        let now = super::file_io::wall_now();
+        let now = clock::wall();
         let time = |set: TimeSet| match set {
             TimeSet::Now => now,
             TimeSet::At(time) => time,

@@ -7,9 +7,9 @@
 use std::sync::Arc;
 
 use super::feed::{Step, Subscriber};
-use super::file_io::wall_now;
 use super::handles::HandleTable;
 use super::known_inodes::KnownInodes;
+use crate::clock;
 use crate::state_machine::StateMachine;
 use crate::state_machine::inode::Inode;
 use crate::state_machine::outcome::{Applied, Change};
@@ -22,7 +22,7 @@ pub struct Orphans {
 
 impl Subscriber for Orphans {
     fn before(&self, step: Step<'_>) {
-        let now = wall_now();
+        let now = clock::wall();
         match step {
             Step::Entry(entry) => {
                 gone_in(&entry.applied).for_each(|inode| self.known.keep(inode, now));
@@ -46,7 +46,7 @@ impl Subscriber for Orphans {
             Step::Snapshot { old, new } => {
                 for inode in self.gone_with(old, new) {
                     if self.known.gone(inode.number).is_none() {
-                        self.known.keep(&inode, wall_now());
+                        self.known.keep(&inode, clock::wall());
                     }
                 }
             }

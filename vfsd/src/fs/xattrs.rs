@@ -4,7 +4,6 @@ use std::ffi::OsStr;
 
 use super::caller::Caller;
 use super::errno::FsResult;
-use super::file_io::wall_now;
 use super::file_system::FileSystem;
 use super::proposer::ProposeError;
 use crate::clock;
@@ -106,7 +105,7 @@ impl FileSystem {
             let removed = self.known.change_gone(inode, |gone| {
                 let removed = gone.xattrs.remove(&name);
                 if removed.is_some() {
-                    gone.ctime = wall_now();
+                    gone.ctime = clock::wall();
                 }
                 removed
             });
@@ -140,7 +139,7 @@ impl FileSystem {
                 return Err(FsError::AttributeTooLarge);
             }
             gone.xattrs.insert(name, value.into());
-            gone.ctime = wall_now();
+            gone.ctime = clock::wall();
             Ok(())
         });
         Ok(set.ok_or(FsError::NotFound)??)

@@ -1,7 +1,7 @@
 //! Large contents by digest: one form of bytes for each, the same on every node.
 //!
 //! Invariant: equal contents have equal bytes, hence one digest; `b3sum` of the bytes is the digest.
-//! Not here: where the bytes are kept (`storage/blob_store.rs`).
+//! Not here: where the bytes are kept (`consensus/raft/blob_store.rs`).
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! Locks: which inodes under `/lk` are held, by whom, under which fence, and until when after an abnormal end.
 //!
 //! Invariants: a fence is the log index of its grant, so it is granted once and only grows; a lock ends by a log entry,
-//! never by a clock. Not here: which paths make locks and who may touch them (`apply/lock_rules.rs`).
+//! never by a clock. Not here: which paths make locks and who may touch them (`apply/rules.rs`).
 
 use imbl::OrdMap;
 

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use super::layout::{Layout, OS_USER};
 use super::parameters::NOT_BELOW_PRIMARY;
 use super::params::{Checked, REPLICATION_ROLE};
+use super::slots::slot_name;
 
 /// Values by parameter name.
 pub type Settings = BTreeMap<String, String>;
@@ -75,27 +76,6 @@ pub fn settings(checked: &Checked, deployment: &str, layout: &Layout, role: &Rol
     }
     settings
 }
-
-/// Name of the slot that keeps write-ahead log for `node`: slot names take lower-case letters, digits and `_` only.
-pub fn slot_name(node: &str) -> String {
-    let plain = |letter: char| {
-        if letter.is_ascii_lowercase() || letter.is_ascii_digit() {
-            letter
-        } else {
-            '_'
-        }
-    };
-    format!(
-        "{SLOT_PREFIX}{}",
-        node.to_ascii_lowercase()
-            .chars()
-            .map(plain)
-            .collect::<String>()
-    )
-}
-
-/// What the names of our slots begin with.
-pub const SLOT_PREFIX: &str = "contextos_";
 
 /// `ANY 1 ("n2", "n3")`; empty for no names.
 pub fn synchronous_names<'a>(nodes: impl IntoIterator<Item = &'a str>) -> String {
@@ -212,8 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_slots_and_of_synchronous_standbys() {
-        assert_eq!(slot_name("Node-2.local"), "contextos_node_2_local");
+    fn names_of_synchronous_standbys() {
         assert_eq!(synchronous_names(["n2", "n-3"]), "ANY 1 (\"n2\", \"n-3\")");
         assert_eq!(synchronous_names([]), "");
     }

@@ -9,9 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::conf::slot_name;
 use super::layout::{Place, default_data_directory};
 use super::parameters::{self, NOT_BELOW_PRIMARY};
+use super::slots::slot_name;
 use crate::driver::{FieldError, Wish};
 use crate::nearest::nearest_name;
 use crate::params::{parse, schema_of, see_schema};

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a snapshot is taken when the log has grown by as much as the last manifest is large: writing snapshots
 //! costs no more than writing the log, since a large content is written once. Not here: writing it
-//! (`raft_state_machine.rs`).
+//! (`state_machine.rs`).
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! This node's session, and until when this node itself may rely on it.
 //!
 //! Invariant: the own deadline counts from when the successful renewal was *sent*, on `CLOCK_BOOTTIME`, so it passes
-//! before the leader can give the session's locks away. Not here: renewing (`session_keeper.rs`).
+//! before the leader can give the session's locks away. Not here: renewing (`keeper.rs`).
 
 use std::time::Duration;
 

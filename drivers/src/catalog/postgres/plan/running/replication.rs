@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use super::Planner;
 use super::server::PRIMARY_LOCK;
 use crate::catalog::postgres::args::{At, BaseBackup, Init, Remove, RemovedData, Slots};
-use crate::catalog::postgres::conf::{SLOT_PREFIX, slot_name};
 use crate::catalog::postgres::facts::{Data, Facts};
 use crate::catalog::postgres::ops::Op;
 use crate::catalog::postgres::params::{REPLICATION_KEY, REPLICATION_ROLE};
 use crate::catalog::postgres::plan::builder::{Link, Words};
+use crate::catalog::postgres::slots::{SLOT_PREFIX, slot_name};
 use crate::driver::Disruption;
 
 impl Planner<'_> {
