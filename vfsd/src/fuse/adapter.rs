@@ -22,7 +22,7 @@ use super::convert::{
 };
 use super::interrupts::Interrupts;
 use super::moving::Moving;
-use super::tickets::{REPLAY_HANDLE, Ticket, Tickets};
+use super::replay::{REPLAY_HANDLE, Ticket, Tickets};
 use crate::fs::FileSystem;
 use crate::fs::attr::{Attr, FileKind};
 use crate::fs::caller::Caller;

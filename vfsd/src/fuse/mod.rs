@@ -9,5 +9,3 @@ mod interrupts;
 pub mod mount;
 mod moving;
 mod replay;
-mod replay_queue;
-mod tickets;

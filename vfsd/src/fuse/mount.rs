@@ -21,9 +21,7 @@ use parking_lot::Mutex;
 
 use super::adapter::Adapter;
 use super::interrupts::Interrupts;
-use super::replay::{MountRoot, Replayer, prune_unneeded};
-use super::replay_queue::ReplayQueue;
-use super::tickets::Tickets;
+use super::replay::{MountRoot, ReplayQueue, Replayer, Tickets, prune_unneeded};
 use crate::fs::FileSystem;
 use crate::limits::{FUSE_THREADS, FUSE_WRITE_BYTES_MAX, MOUNT_CHECK_EVERY_MS, UNNEEDED_MAX};
 use crate::state_machine::ids::NodeId;

@@ -542,5 +542,5 @@ fn departures(event: &Event) -> Vec<Departure> {
 }
 
 #[cfg(test)]
-#[path = "replay_queue/replay_queue_test.rs"]
-mod replay_queue_test;
+#[path = "queue/queue_test.rs"]
+mod queue_test;

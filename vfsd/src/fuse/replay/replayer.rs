@@ -1,64 +1,29 @@
-//! Raises other nodes' changes as events of this kernel.
+//! The one thread that repeats the system calls of other nodes on this node's own mount.
 //!
-//! No notification of the FUSE protocol reaches inotify. So a thread repeats the system call of the other node on this
-//! node's own mount; the adapter recognises it (`tickets.rs`) and answers from what is applied already. The kernel then
-//! raises the same events as for a local call, on the same watches. Parents are reached by file handle, never by path.
+//! Invariants: it has a descriptor table of its own, without the connection; parents are reached by file handle, never
+//! by path; an event that cannot be raised is given up. Not here: the calls themselves (`syscalls.rs`).
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender};
 
 use parking_lot::Mutex;
 
-use super::replay_queue::{Event, ReplayQueue};
+use super::prune::MountRoot;
+use super::queue::{Event, ReplayQueue};
+use super::syscalls::{
+    Times, Touch, c_string, check, link_at, make_at, open_by_handle, open_directory,
+    own_descriptor_table, refresh, set_times, touch_content_at,
+};
 use super::tickets::{NameBefore, Ticket, Tickets};
 use crate::fs::FileSystem;
 use crate::limits::{REPLAY_STALE_PAUSE, REPLAY_STALE_TRIES_MAX};
 use crate::state_machine::ids::InodeNo;
-use crate::state_machine::inode::{Inode, Kind};
+use crate::state_machine::inode::Inode;
 use crate::state_machine::outcome::Change;
-
-/// A mount as the replay thread knows it. Holds no descriptor: the replay thread has a table of its own.
-pub struct MountRoot {
-    /// Directories that nobody may need, to the thread that tells this mount's connection.
-    pub unneeded: SyncSender<InodeNo>,
-}
-
-/// Tells the kernel of directories that nobody may need, until nobody can send any more.
-///
-/// This thread has the connection open, so it must never wait for an answer on it: killed, the daemon would stay for
-/// ever (see [`Replayer::run`]). Pruning waits for none: the kernel looks the inode up in its cache and drops its
-/// unused entries; a directory has no pages here whose lock or writeback could be waited for. Dropping the pages of a
-/// file by `FUSE_NOTIFY_INVAL_INODE` does wait for both, hence for this daemon: the replay thread does that by an open.
-pub fn prune_unneeded(device: &File, unneeded: &Receiver<InodeNo>) {
-    for directory in unneeded {
-        if let Err(error) = prune(device, directory) {
-            // A mount that ends, or an older kernel: the replay does more than it must, and nothing else.
-            tracing::trace!(%directory, %error, "the kernel does not prune");
-        }
-    }
-}
-
-/// Lets the kernel drop `inode` from its cache if nobody uses or watches it (`FUSE_NOTIFY_PRUNE`, Linux 6.18). A
-/// directory that is known only because its creation was replayed would have every change in it replayed too.
-fn prune(mut device: &File, inode: InodeNo) -> io::Result<()> {
-    const NOTIFY_PRUNE: i32 = 9;
-    const MESSAGE_BYTES: u32 = 40;
-    let mut message = Vec::with_capacity(MESSAGE_BYTES as usize);
-    // struct fuse_out_header: length, notification, no request.
-    message.extend(MESSAGE_BYTES.to_ne_bytes());
-    message.extend(NOTIFY_PRUNE.to_ne_bytes());
-    message.extend(0u64.to_ne_bytes());
-    // struct fuse_notify_prune_out: one node, padding and spare; then the node.
-    message.extend(1u32.to_ne_bytes());
-    message.extend([0; 12]);
-    message.extend(inode.0.to_ne_bytes());
-    device.write_all(&message)
-}
 
 /// The mount's root directory, open in the replay thread's own table.
 struct Place {
@@ -80,23 +45,6 @@ pub struct Replayer {
     pub queue: Arc<ReplayQueue>,
     pub root: Arc<Mutex<Option<Arc<MountRoot>>>>,
     pub point: PathBuf,
-}
-
-/// Which events a change of content raises.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Touch {
-    Modify,
-    ModifyAndClose,
-    Close,
-}
-
-/// Which times a change of attributes sets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Times {
-    /// Both: the kernel raises `IN_ATTRIB` and nothing else.
-    Both,
-    /// The modification time alone: the kernel raises `IN_MODIFY`.
-    Modification,
 }
 
 impl Replayer {
@@ -213,14 +161,14 @@ impl Replayer {
         if !self.queue.is_telling(at.0, at.1, inode.number) {
             return Ok(());
         }
-        let directory = open_directory(root, at.0)?;
+        let directory = open_directory(&root.directory, at.0)?;
         let path = c_string(at.1)?;
         let ticket = Ticket {
             before: vec![name_before(at, None)],
             inode: Some(inode.clone()),
         };
         if link {
-            let target = open_by_handle(root, inode.number, libc::O_PATH)?;
+            let target = open_by_handle(&root.directory, inode.number, libc::O_PATH)?;
             return self.tickets.under(ticket, || {
                 // To a file that is gone since, the kernel would make no link: it learns the links of then first.
                 refresh(target.as_raw_fd())?;
@@ -243,7 +191,7 @@ impl Replayer {
         inode: &Arc<Inode>,
         is_directory: bool,
     ) -> io::Result<()> {
-        let directory = open_directory(root, at.0)?;
+        let directory = open_directory(&root.directory, at.0)?;
         let path = c_string(at.1)?;
         let flags = if is_directory { libc::AT_REMOVEDIR } else { 0 };
         let before = vec![name_before(at, Some(inode))];
@@ -278,8 +226,8 @@ impl Replayer {
             return Ok(());
         };
         let (from, to) = (
-            open_directory(root, *parent)?,
-            open_directory(root, *new_parent)?,
+            open_directory(&root.directory, *parent)?,
+            open_directory(&root.directory, *new_parent)?,
         );
         let (old, new) = (c_string(name)?, c_string(new_name)?);
         let before = vec![
@@ -347,7 +295,7 @@ impl Replayer {
             inode: Some(inode.clone()),
         };
         let flags = libc::O_RDONLY | libc::O_NONBLOCK;
-        let open = || open_by_handle(root, inode.number, flags);
+        let open = || open_by_handle(&root.directory, inode.number, flags);
         self.tickets.under(ticket, open).map(drop)
     }
 
@@ -365,7 +313,7 @@ impl Replayer {
         let Some(inode) = self.fs.state().tree().inode(number).cloned() else {
             return Ok(());
         };
-        let directory = open_directory(root, number)?;
+        let directory = open_directory(&root.directory, number)?;
         let own = c_string(format!("/proc/thread-self/fd/{}", directory.as_raw_fd()).as_bytes())?;
         let ticket = Ticket {
             before: Vec::new(),
@@ -404,7 +352,7 @@ impl Replayer {
         inode: &Arc<Inode>,
         call: impl Fn(RawFd, &CString) -> io::Result<()>,
     ) -> io::Result<()> {
-        let directory = open_directory(root, at.0)?;
+        let directory = open_directory(&root.directory, at.0)?;
         let path = c_string(at.1)?;
         let ticket = Ticket {
             before: vec![name_before(at, Some(inode))],
@@ -430,182 +378,11 @@ fn tried(mut call: impl FnMut() -> io::Result<()>, are_there: impl Fn() -> bool)
     result
 }
 
-/// Gives the calling thread a descriptor table of its own, empty but for the standard streams.
-fn own_descriptor_table() -> io::Result<()> {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES)?;
-    // SAFETY: the table belongs to this thread alone from here on, and it owns no descriptor yet.
-    let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
-    check(i32::try_from(closed).unwrap_or(-1))
-}
-
 fn name_before((parent, name): (InodeNo, &[u8]), inode: Option<&Arc<Inode>>) -> NameBefore {
     NameBefore {
         parent,
         name: name.to_vec(),
         inode: inode.cloned(),
-    }
-}
-
-fn touch_content_at(
-    directory: RawFd,
-    path: &CString,
-    touch: Touch,
-    size: libc::off_t,
-) -> io::Result<()> {
-    let access = if touch == Touch::Modify {
-        libc::O_PATH
-    } else {
-        libc::O_WRONLY
-    };
-    let file = open_at(
-        directory,
-        path,
-        access | libc::O_NOFOLLOW | libc::O_NONBLOCK,
-    )?;
-    match touch {
-        Touch::Close => Ok(()),
-        Touch::ModifyAndClose => {
-            // SAFETY: the descriptor is open for writing; the size is the file's own.
-            check(unsafe { libc::ftruncate(file.as_raw_fd(), size) })
-        }
-        Touch::Modify => {
-            let own = c_string(format!("/proc/thread-self/fd/{}", file.as_raw_fd()).as_bytes())?;
-            // SAFETY: the path is a valid C string; it names the file that is held open.
-            check(unsafe { libc::truncate(own.as_ptr(), size) })
-        }
-    }
-}
-
-fn make_at(directory: RawFd, name: &CString, kind: &Kind) -> io::Result<()> {
-    let mode = match kind {
-        Kind::Regular(_) => libc::S_IFREG,
-        Kind::Fifo => libc::S_IFIFO,
-        Kind::Socket => libc::S_IFSOCK,
-        Kind::CharDevice(_) => libc::S_IFCHR,
-        Kind::BlockDevice(_) => libc::S_IFBLK,
-        Kind::Directory(_) => {
-            // SAFETY: the path is a valid C string and the descriptor is open.
-            return check(unsafe { libc::mkdirat(directory, name.as_ptr(), 0o700) });
-        }
-        Kind::Symlink(target) => {
-            let target = c_string(target)?;
-            // SAFETY: as above.
-            return check(unsafe { libc::symlinkat(target.as_ptr(), directory, name.as_ptr()) });
-        }
-    };
-    let device = match kind {
-        Kind::CharDevice(number) | Kind::BlockDevice(number) => libc::dev_t::from(*number),
-        _ => 0,
-    };
-    // SAFETY: the path is a valid C string and the descriptor is open.
-    check(unsafe { libc::mknodat(directory, name.as_ptr(), mode | 0o600, device) })
-}
-
-/// Makes the kernel ask for the attributes of what is open.
-fn refresh(file: RawFd) -> io::Result<()> {
-    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_FORCE_SYNC;
-    let mut seen = std::mem::MaybeUninit::<libc::statx>::uninit();
-    // SAFETY: the path is a valid C string, the descriptor is open, the buffer is large enough.
-    check(unsafe {
-        libc::statx(
-            file,
-            c"".as_ptr(),
-            flags,
-            libc::STATX_NLINK,
-            seen.as_mut_ptr(),
-        )
-    })
-}
-
-fn link_at(target: RawFd, directory: RawFd, name: &CString) -> io::Result<()> {
-    // SAFETY: the paths are valid C strings and both descriptors are open.
-    check(unsafe {
-        libc::linkat(
-            target,
-            c"".as_ptr(),
-            directory,
-            name.as_ptr(),
-            libc::AT_EMPTY_PATH,
-        )
-    })
-}
-
-/// Sets times to what they are.
-fn set_times(
-    directory: RawFd,
-    path: &CString,
-    node: &Inode,
-    times: Times,
-    flags: i32,
-) -> io::Result<()> {
-    let time = |at: crate::state_machine::log_time::WallTime| libc::timespec {
-        tv_sec: at.secs,
-        tv_nsec: i64::from(at.nanos),
-    };
-    let mut access = time(node.atime);
-    if times == Times::Modification {
-        access.tv_nsec = libc::UTIME_OMIT;
-    }
-    let times = [access, time(node.mtime)];
-    // SAFETY: the path is a valid C string and the array holds the two times that the call reads.
-    check(unsafe { libc::utimensat(directory, path.as_ptr(), times.as_ptr(), flags) })
-}
-
-fn open_directory(root: &Place, inode: InodeNo) -> io::Result<OwnedFd> {
-    open_by_handle(root, inode, libc::O_PATH | libc::O_DIRECTORY)
-}
-
-/// A file handle as the FUSE module of the kernel makes it: `FILEID_INO64_GEN`, node id in two halves, generation.
-#[repr(C)]
-struct FuseFileHandle {
-    handle_bytes: u32,
-    handle_type: i32,
-    node_id_high: u32,
-    node_id_low: u32,
-    generation: u32,
-}
-
-fn open_by_handle(root: &Place, inode: InodeNo, flags: i32) -> io::Result<OwnedFd> {
-    const FILEID_INO64_GEN: i32 = 0x81;
-    let mut handle = FuseFileHandle {
-        handle_bytes: 12,
-        handle_type: FILEID_INO64_GEN,
-        node_id_high: (inode.0 >> 32) as u32,
-        node_id_low: inode.0 as u32,
-        generation: 0,
-    };
-    // SAFETY: the struct has the layout of `struct file_handle` with 12 bytes of handle behind it.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_open_by_handle_at,
-            root.directory.as_raw_fd(),
-            &raw mut handle,
-            flags | libc::O_CLOEXEC,
-        )
-    };
-    owned(i32::try_from(fd).unwrap_or(-1))
-}
-
-fn open_at(directory: RawFd, name: &CString, flags: i32) -> io::Result<OwnedFd> {
-    // SAFETY: the path is a valid C string and the descriptor is open.
-    owned(unsafe { libc::openat(directory, name.as_ptr(), flags | libc::O_CLOEXEC) })
-}
-
-fn owned(fd: RawFd) -> io::Result<OwnedFd> {
-    check(fd.min(0))?;
-    // SAFETY: the call that made this descriptor succeeded, and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-fn c_string(bytes: &[u8]) -> io::Result<CString> {
-    CString::new(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
-}
-
-fn check(result: i32) -> io::Result<()> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
     }
 }
 
