@@ -8,11 +8,11 @@ use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
@@ -23,6 +23,9 @@ use super::convert::{
 use super::interrupts::Interrupts;
 use super::moving::Moving;
 use super::replay::{REPLAY_HANDLE, Ticket, Tickets};
+use super::replies::{
+    GENERATION, NameReply, TTL, attributes, empty, entry, fopen_flags, xattr_bytes,
+};
 use crate::fs::FileSystem;
 use crate::fs::attr::{Attr, FileKind};
 use crate::fs::caller::Caller;
@@ -38,11 +41,6 @@ use crate::state_machine::outcome::FsError;
 
 /// Both flags of setxattr(2).
 const BOTH: i32 = libc::XATTR_CREATE | libc::XATTR_REPLACE;
-/// Nothing is cached by the kernel: another node may change it at any time.
-const TTL: Duration = Duration::ZERO;
-/// Inode numbers are never used again, so one generation is enough.
-const GENERATION: Generation = Generation(0);
-
 /// The filesystem as the kernel sees it.
 pub struct Adapter {
     pub(super) fs: Arc<FileSystem>,
@@ -94,7 +92,7 @@ impl Adapter {
         F: Future<Output = FsResult<R::Made>> + Send + 'static,
     {
         if let Some(ticket) = self.ticket(request) {
-            return reply.replayed(self, &ticket);
+            return reply.replayed(|| self.made_for_replay(&ticket));
         }
         let operation = change(self.fs.clone(), caller(request), name.to_owned());
         self.run_in(vec![parent.0], request, operation, reply.answer());
@@ -157,87 +155,9 @@ impl Adapter {
         attr
     }
 
-    fn entry_for_replay(&self, ticket: &Ticket, reply: ReplyEntry) {
-        match &ticket.inode {
-            Some(inode) => reply.entry(&TTL, &file_attr(&self.attr_for_replay(inode)), GENERATION),
-            None => reply.error(Errno::EIO),
-        }
-    }
-}
-
-/// How a change of one name is answered.
-trait NameReply: Send + 'static {
-    /// What the change gives.
-    type Made: Send + 'static;
-
-    /// As the call of another node that is being repeated.
-    fn replayed(self, adapter: &Adapter, ticket: &Ticket);
-
-    /// As this node's own.
-    fn answer(self) -> impl FnOnce(FsResult<Self::Made>) + Send + 'static;
-}
-
-impl NameReply for ReplyEntry {
-    type Made = Attr;
-
-    fn replayed(self, adapter: &Adapter, ticket: &Ticket) {
-        adapter.entry_for_replay(ticket, self);
-    }
-
-    fn answer(self) -> impl FnOnce(FsResult<Attr>) + Send + 'static {
-        entry(self)
-    }
-}
-
-impl NameReply for ReplyEmpty {
-    type Made = ();
-
-    fn replayed(self, _adapter: &Adapter, _ticket: &Ticket) {
-        self.ok();
-    }
-
-    fn answer(self) -> impl FnOnce(FsResult<()>) + Send + 'static {
-        empty(self)
-    }
-}
-
-fn entry(reply: ReplyEntry) -> impl FnOnce(FsResult<Attr>) + Send {
-    move |made| match made {
-        Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
-        Err(failure) => reply.error(to_errno(&failure)),
-    }
-}
-
-fn attributes(reply: ReplyAttr) -> impl FnOnce(FsResult<Attr>) + Send {
-    move |seen| match seen {
-        Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
-        Err(failure) => reply.error(to_errno(&failure)),
-    }
-}
-
-fn empty(reply: ReplyEmpty) -> impl FnOnce(FsResult<()>) + Send {
-    move |done| match done {
-        Ok(()) => reply.ok(),
-        Err(failure) => reply.error(to_errno(&failure)),
-    }
-}
-
-/// Read handles need no FLUSH; both kinds bypass the page cache, which could join two versions.
-fn fopen_flags(writes: bool) -> FopenFlags {
-    if writes {
-        FopenFlags::FOPEN_DIRECT_IO
-    } else {
-        FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH
-    }
-}
-
-/// The two-step protocol of `getxattr(2)` and `listxattr(2)`: first the size, then the bytes.
-fn xattr_bytes(bytes: FsResult<Vec<u8>>, size: u32, reply: ReplyXattr) {
-    match bytes {
-        Err(failure) => reply.error(to_errno(&failure)),
-        Ok(bytes) if size == 0 => reply.size(u32::try_from(bytes.len()).unwrap_or(u32::MAX)),
-        Ok(bytes) if bytes.len() > size as usize => reply.error(Errno::ERANGE),
-        Ok(bytes) => reply.data(&bytes),
+    fn made_for_replay(&self, ticket: &Ticket) -> Option<Attr> {
+        let inode = ticket.inode.as_ref()?;
+        Some(self.attr_for_replay(inode))
     }
 }
 

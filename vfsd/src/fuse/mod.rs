@@ -9,3 +9,4 @@ mod interrupts;
 pub mod mount;
 mod moving;
 mod replay;
+mod replies;
