@@ -19,8 +19,9 @@ pub struct MountRoot {
 ///
 /// This thread has the connection open, so it must never wait for an answer on it: killed, the daemon would stay for
 /// ever (see [`super::Replayer::run`]). Pruning waits for none: the kernel looks the inode up in its cache and drops
-/// its unused entries; a directory has no pages here whose lock or writeback could be waited for. Dropping the pages of a
-/// file by `FUSE_NOTIFY_INVAL_INODE` does wait for both, hence for this daemon: the replay thread does that by an open.
+/// its unused entries; a directory has no pages here whose lock or writeback could be waited for. Dropping the pages
+/// of a file by `FUSE_NOTIFY_INVAL_INODE` does wait for both, hence for this daemon: the replay thread does that by
+/// an open.
 pub fn prune_unneeded(device: &File, unneeded: &Receiver<InodeNo>) {
     for directory in unneeded {
         if let Err(error) = prune(device, directory) {

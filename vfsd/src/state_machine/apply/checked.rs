@@ -2,7 +2,7 @@
 //!
 //! A kernel asks by name, after it has looked at what the name stands for: whether a sticky directory lets this user
 //! take that file away. Another node may have put another file under the name since. Then the entry is refused, and the
-//! kernel looks again (`docs/decisions/0008-names-as-checked.md`).
+//! kernel looks again (`docs/decisions/0010-names-as-checked.md`).
 
 use super::Step;
 use crate::state_machine::command::{Checked, Found, NameChange};
