@@ -3,12 +3,13 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::FileSystem;
 use super::attr::Attr;
+use super::call_grant::CallGrant;
 use super::caller::Caller;
 use super::errno::{Failure, FsResult};
-use super::file_system::{FileSystem, Ground};
 use super::handles::{FileHandle, Handle, Pin, Saver};
 use super::open_flags::OpenFlags;
 use super::save::{Settlement, Source};
@@ -31,6 +32,16 @@ fn room_of(bytes: usize) -> u64 {
     bytes as u64 + DIRTY_RANGE_OVERHEAD_BYTES
 }
 
+/// How a file is opened.
+struct Opening {
+    /// The number that its handle gets.
+    id: HandleId,
+    flags: OpenFlags,
+    grant: CallGrant,
+    /// The same call made the file.
+    made: bool,
+}
+
 impl FileSystem {
     /// Opens a node.
     ///
@@ -48,13 +59,20 @@ impl FileSystem {
                 return Ok(id);
             }
         };
-        let ground = if writes {
+        let grant = if writes {
             self.check_open_for_writing(&self.state(), number)?
         } else {
-            Ground::default()
+            CallGrant::default()
         };
         let id = self.handles.next_id();
-        self.open_file(caller, number, flags, ground, (id, false))
+        let opening = Opening {
+            id,
+            flags,
+            grant,
+            made: false,
+        };
+        self.open_file(caller, number, opening)?;
+        Ok(id)
     }
 
     /// Makes a file and opens it. Returns its attributes and the handle.
@@ -70,7 +88,7 @@ impl FileSystem {
         flags: OpenFlags,
     ) -> FsResult<(Attr, HandleId)> {
         let parent = self.tree_directory(parent)?;
-        let ground = self.ground_of_entries(parent)?;
+        let grant = self.grant_of_entries(parent)?;
         let id = self.handles.next_id();
         let command = Command::Create(Create {
             parent,
@@ -82,7 +100,7 @@ impl FileSystem {
             exclusive: flags.exclusive,
             handle: Some(id),
         });
-        let Done::Inode { inode, created } = self.commit(caller, ground, command).await?.outcome?
+        let Done::Inode { inode, created } = self.commit(caller, grant, command).await?.outcome?
         else {
             return Err(FsError::Invalid.into());
         };
@@ -93,34 +111,43 @@ impl FileSystem {
         }
         // What was made is opened whatever happened since: a lock that lives by its handle must have one.
         self.known.add(inode);
-        self.open_file(caller, inode, flags, ground, (id, created))?;
+        let opening = Opening {
+            id,
+            flags,
+            grant,
+            made: created,
+        };
+        self.open_file(caller, inode, opening)?;
         Ok((self.attr(inode.0)?, id))
     }
 
     /// What an open for writing begins under: a majority, the guard, and no lock of somebody else's.
-    fn check_open_for_writing(&self, state: &StateMachine, number: InodeNo) -> FsResult<Ground> {
+    fn check_open_for_writing(&self, state: &StateMachine, number: InodeNo) -> FsResult<CallGrant> {
         if state.tree().inode(number).is_none() {
-            return Ok(Ground::default());
+            return Ok(CallGrant::default());
         }
         self.check_writable()?;
-        let ground = self.ground_of_inode(number)?;
+        let grant = self.grant_of_inode(number)?;
         let session = self.proposer().session();
         let lock = state.enclosing_lock(number).map(|(_, lock)| lock);
         if lock.is_some_and(|lock| session.is_none_or(|session| !lock.is_held_by(session))) {
             return Err(FsError::NotPermitted.into());
         }
-        Ok(ground)
+        Ok(grant)
     }
 
-    /// Opens an inode under the handle number `id`; `made` if the same call made it.
+    /// Opens an inode.
     fn open_file(
         &self,
         caller: Caller,
         number: InodeNo,
-        flags: OpenFlags,
-        ground: Ground,
-        (id, made): (HandleId, bool),
-    ) -> FsResult<HandleId> {
+        Opening {
+            id,
+            flags,
+            grant,
+            made,
+        }: Opening,
+    ) -> FsResult<()> {
         let inode = self.inode_in(&self.state(), number)?;
         let writes = flags.write || flags.truncate;
         let content = inode.content().cloned().unwrap_or_default();
@@ -135,7 +162,7 @@ impl FileSystem {
             saver: Arc::new(Saver {
                 author,
                 opener,
-                grant: ground.bound_to.zip(ground.fence),
+                grant: grant.bound_to.zip(grant.fence),
                 owes_close_notice: AtomicBool::new(false),
             }),
             inode: self.handles.open_inode(number),
@@ -149,7 +176,7 @@ impl FileSystem {
             state.truncate_at_open(handle.source(), !made, clock::wall())?;
         }
         self.handles.insert(id, Handle::File(handle));
-        Ok(id)
+        Ok(())
     }
 
     /// Reads bytes of the version that the handle sees.
@@ -302,12 +329,17 @@ impl FileSystem {
         u32::try_from(data.len()).map_err(|_| FsError::Invalid.into())
     }
 
-    /// Stores through a mapping have no close that could commit them: they go out after a while. What fails stays for
-    /// the next close or `fsync`.
+    /// Stores through a mapping have no close that could commit them: they go out after a while, by one task for all
+    /// that come meanwhile. What fails stays for the next close or `fsync`.
     fn commit_mapped_later(self: &Arc<Self>, handle: &Arc<FileHandle>) {
         let (fs, open) = (self.clone(), handle.inode.clone());
+        if open.mapped_commit_waits.swap(true, Ordering::Relaxed) {
+            return;
+        }
         self.runtime.spawn(async move {
             tokio::time::sleep(MAPPED_COMMIT_DELAY).await;
+            // A store after this waits anew: it may come too late for the commit.
+            open.mapped_commit_waits.store(false, Ordering::Relaxed);
             let commit = fs.commit_source(&open, Source::Mappings, false, Settlement::GivenBack);
             if let Err(failure) = commit.await {
                 tracing::warn!(inode = open.number.0, %failure, "mapped stores could not be committed yet");

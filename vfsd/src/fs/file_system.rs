@@ -22,9 +22,8 @@ use super::save::Leftovers;
 use super::virtual_tree::{Facts, Node, Unsaved, VFS_NAME, VirtualNode, VirtualTree};
 use crate::limits::{NAME_LEN_BYTES_MAX, TREE_BYTES_MAX, TREE_DETAIL_BYTES_MAX, TREE_INODES_MAX};
 use crate::state_machine::StateMachine;
-use crate::state_machine::ids::{FencingToken, HandleId, InodeNo, LogIndex, SessionId};
+use crate::state_machine::ids::{HandleId, InodeNo, LogIndex};
 use crate::state_machine::inode::{Inode, Kind, without_privileges};
-use crate::state_machine::namespace::LK;
 use crate::state_machine::outcome::FsError;
 
 /// Who may write such a directory takes away only what is his.
@@ -41,13 +40,6 @@ pub struct FileSystem {
     /// Saves that nobody waits for any more.
     pub(super) leftovers: Leftovers,
     pub(super) runtime: tokio::runtime::Handle,
-}
-
-/// The guard and session that a call began under.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Ground {
-    pub(super) fence: Option<FencingToken>,
-    pub(super) bound_to: Option<SessionId>,
 }
 
 /// Space and inodes of the tree, for `statfs(2)`.
@@ -392,48 +384,6 @@ impl FileSystem {
             Ok(())
         } else {
             Err(ProposeError::NoQuorum(status.why.clone()).into())
-        }
-    }
-
-    pub(super) fn ground_of_entries(&self, directory: InodeNo) -> FsResult<Ground> {
-        let state = self.state();
-        let guard = state.guard_of_entries(directory);
-        self.ground(&state, guard, directory)
-    }
-
-    pub(super) fn ground_of_inode(&self, inode: InodeNo) -> FsResult<Ground> {
-        let state = self.state();
-        let guard = state.guard_of_inode(inode);
-        self.ground(&state, guard, inode)
-    }
-
-    /// What a call at `place` begins under. Locks and guarded places are bound to the session of now.
-    fn ground(
-        &self,
-        state: &StateMachine,
-        guard: Option<crate::state_machine::Guard>,
-        place: InodeNo,
-    ) -> FsResult<Ground> {
-        let session = self.proposer().session();
-        match guard {
-            Some(guard) => {
-                let held = guard.lock.and_then(|lock| state.locks().of(lock));
-                match (session, held) {
-                    (Some(session), Some(lock)) if lock.is_held_by(session) => Ok(Ground {
-                        fence: guard.fence,
-                        bound_to: Some(session),
-                    }),
-                    _ => Err(FsError::FenceRevoked.into()),
-                }
-            }
-            None if state.tree().is_within(place, LK) => match session {
-                Some(session) => Ok(Ground {
-                    fence: None,
-                    bound_to: Some(session),
-                }),
-                None => Err(ProposeError::SessionExpired.into()),
-            },
-            None => Ok(Ground::default()),
         }
     }
 }

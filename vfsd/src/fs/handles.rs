@@ -94,6 +94,8 @@ pub struct OpenInode {
     pub committing: Arc<tokio::sync::Mutex<()>>,
     /// What is written and not committed.
     pub state: Mutex<Uncommitted>,
+    /// A task waits to commit what was stored through mappings.
+    pub mapped_commit_waits: AtomicBool,
     // Changed under the lock of the table's map of inodes.
     handles: AtomicU64,
 }
@@ -212,6 +214,7 @@ impl HandleTable {
                     number,
                     committing: Arc::default(),
                     state: Mutex::new(Uncommitted::new(&self.budget)),
+                    mapped_commit_waits: AtomicBool::new(false),
                     handles: AtomicU64::new(0),
                 })
             })

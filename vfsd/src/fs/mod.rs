@@ -4,6 +4,7 @@
 //! applies through [`feed`].
 
 pub mod attr;
+mod call_grant;
 pub mod caller;
 pub mod difference;
 pub mod errno;

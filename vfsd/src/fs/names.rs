@@ -4,10 +4,11 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
+use super::FileSystem;
 use super::attr::Attr;
+use super::call_grant::CallGrant;
 use super::caller::Caller;
 use super::errno::{Failure, FsResult};
-use super::file_system::{FileSystem, Ground};
 use super::found_names::FoundName;
 use super::proposer::{Committed, Proposal};
 use super::virtual_tree::VFS_NAME;
@@ -36,7 +37,7 @@ impl FileSystem {
         mode: u32,
     ) -> FsResult<Attr> {
         let parent = self.tree_directory(parent)?;
-        let ground = self.ground_of_entries(parent)?;
+        let grant = self.grant_of_entries(parent)?;
         let command = Command::Create(Create {
             parent,
             name: name.as_bytes().to_vec(),
@@ -48,7 +49,7 @@ impl FileSystem {
             exclusive: kind != NodeKind::Regular,
             handle: None,
         });
-        let made = self.commit(caller, ground, command).await;
+        let made = self.commit(caller, grant, command).await;
         let is_taken = match &made {
             Err(Failure::Refused(FsError::IsDirectory)) => true,
             Ok(made) => matches!(made.outcome, Ok(Done::Inode { created: false, .. })),
@@ -72,7 +73,7 @@ impl FileSystem {
         mode: u32,
     ) -> FsResult<Attr> {
         let parent = self.tree_directory(parent)?;
-        let ground = self.ground_of_entries(parent)?;
+        let grant = self.grant_of_entries(parent)?;
         let (uid, gid) = (caller.uid, caller.gid);
         let command = Command::Mkdir(Mkdir {
             parent,
@@ -81,7 +82,7 @@ impl FileSystem {
             uid,
             gid,
         });
-        self.make(caller, ground, command).await
+        self.make(caller, grant, command).await
     }
 
     /// Makes a symbolic link.
@@ -96,7 +97,7 @@ impl FileSystem {
         target: &[u8],
     ) -> FsResult<Attr> {
         let parent = self.tree_directory(parent)?;
-        let ground = self.ground_of_entries(parent)?;
+        let grant = self.grant_of_entries(parent)?;
         let (uid, gid) = (caller.uid, caller.gid);
         let symlink = Symlink {
             parent,
@@ -105,7 +106,7 @@ impl FileSystem {
             uid,
             gid,
         };
-        self.make(caller, ground, Command::Symlink(symlink)).await
+        self.make(caller, grant, Command::Symlink(symlink)).await
     }
 
     /// Gives a file another name; its uncommitted bytes travel along.
@@ -121,7 +122,7 @@ impl FileSystem {
     ) -> FsResult<Attr> {
         let inode = self.tree_inode(node)?;
         let parent = self.tree_directory(parent)?;
-        let ground = self.ground_of_entries(parent)?;
+        let grant = self.grant_of_entries(parent)?;
         let (content, carried) = self.take_for_entry(inode).await?;
         let command = Command::Link(Link {
             inode,
@@ -129,7 +130,7 @@ impl FileSystem {
             name: name.as_bytes().to_vec(),
             content,
         });
-        let committed = self.commit(caller, ground, command).await?;
+        let committed = self.commit(caller, grant, command).await?;
         if let Some(carried) = carried {
             carried.committed(committed.index);
         }
@@ -142,14 +143,14 @@ impl FileSystem {
     /// As [`FileSystem::make_node`].
     pub async fn unlink(&self, caller: Caller, parent: u64, name: &OsStr) -> FsResult<()> {
         let parent = self.tree_directory(parent)?;
-        let ground = self.ground_of_entries(parent)?;
+        let grant = self.grant_of_entries(parent)?;
         let found = self.found_to_take(caller, parent, name);
         let remove = Remove {
             parent,
             name: name.as_bytes().to_vec(),
         };
         let change = NameChange::Unlink(remove);
-        self.commit_names(caller, ground, change, [None, found])
+        self.commit_names(caller, grant, change, [None, found])
             .await
             .map(|_| ())
     }
@@ -168,14 +169,14 @@ impl FileSystem {
         if parent == InodeNo::ROOT && name.as_bytes() == VFS_NAME {
             return Err(FsError::NotPermitted.into());
         }
-        let ground = self.ground_of_entries(parent)?;
+        let grant = self.grant_of_entries(parent)?;
         let found = self.found_to_take(caller, parent, name);
         let remove = Remove {
             parent,
             name: name.as_bytes().to_vec(),
         };
         let change = NameChange::Rmdir(remove);
-        self.commit_names(caller, ground, change, [None, found])
+        self.commit_names(caller, grant, change, [None, found])
             .await
             .map(|_| ())
     }
@@ -196,8 +197,8 @@ impl FileSystem {
             self.tree_directory(new_parent)?,
         );
         let (from, to) = (
-            self.ground_of_entries(parent)?,
-            self.ground_of_entries(new_parent)?,
+            self.grant_of_entries(parent)?,
+            self.grant_of_entries(new_parent)?,
         );
         let found = self.found_to_move(caller, (parent, name), new_parent);
         let found_new = match mode {
@@ -215,10 +216,10 @@ impl FileSystem {
             mode,
             content,
         };
-        let ground = if from.fence.is_some() { from } else { to };
+        let grant = if from.fence.is_some() { from } else { to };
         let change = NameChange::Rename(rename);
         let found = [found, found_new];
-        let committed = self.commit_names(caller, ground, change, found).await?;
+        let committed = self.commit_names(caller, grant, change, found).await?;
         if let Some(carried) = carried {
             carried.committed(committed.index);
         }
@@ -234,14 +235,14 @@ impl FileSystem {
         if self.state().tree().inode(inode).is_none() {
             return self.set_gone_attr(inode, &set);
         }
-        let ground = self.ground_of_inode(inode)?;
+        let grant = self.grant_of_inode(inode)?;
         let open = self.handles.opened(inode);
         if let Some(open) = open.as_ref().filter(|_| set.mtime.is_some()) {
             // An explicit time wins over that of writes before it, even if their content commits later.
             open.state.lock().keep_time();
         }
         let size = set.size;
-        let commit = self.commit(caller, ground, Command::SetAttr(SetAttr { inode, ..set }));
+        let commit = self.commit(caller, grant, Command::SetAttr(SetAttr { inode, ..set }));
         match (open, size) {
             (Some(open), Some(size)) => {
                 self.commit_path_truncation(&open, size, commit).await?;
@@ -279,8 +280,8 @@ impl FileSystem {
         changed.unwrap_or_else(|| Err(FsError::NotFound.into()))
     }
 
-    async fn make(&self, caller: Caller, ground: Ground, command: Command) -> FsResult<Attr> {
-        self.made(self.commit(caller, ground, command).await?)
+    async fn make(&self, caller: Caller, grant: CallGrant, command: Command) -> FsResult<Attr> {
+        self.made(self.commit(caller, grant, command).await?)
     }
 
     fn made(&self, committed: Committed) -> FsResult<Attr> {
@@ -328,7 +329,7 @@ impl FileSystem {
     async fn commit_names(
         &self,
         caller: Caller,
-        ground: Ground,
+        grant: CallGrant,
         change: NameChange,
         [moves, mut goes]: [Option<FoundName>; 2],
     ) -> FsResult<Committed> {
@@ -338,7 +339,7 @@ impl FileSystem {
                 NameChange::Rmdir(remove) => Command::Rmdir(remove),
                 NameChange::Rename(rename) => Command::Rename(rename),
             };
-            return self.commit(caller, ground, command).await;
+            return self.commit(caller, grant, command).await;
         }
         let as_found =
             |found: Option<FoundName>| found.map(FoundName::as_found).unwrap_or_default();
@@ -352,7 +353,7 @@ impl FileSystem {
                 found,
                 found_new,
             };
-            match self.commit(caller, ground, Command::Checked(checked)).await {
+            match self.commit(caller, grant, Command::Checked(checked)).await {
                 Err(Failure::Refused(FsError::NameMoved)) => {
                     let now = self.found_now(&change);
                     let is_new = |before: &FoundName| before.as_found() != now.as_found();
@@ -384,14 +385,14 @@ impl FileSystem {
     pub(super) async fn commit(
         &self,
         caller: Caller,
-        ground: Ground,
+        grant: CallGrant,
         command: Command,
     ) -> FsResult<Committed> {
         let proposal = Proposal {
             author: caller.author(),
-            fence: ground.fence,
+            fence: grant.fence,
             command,
-            bound_to: ground.bound_to,
+            bound_to: grant.bound_to,
         };
         let committed = self.proposer().propose(proposal).await?;
         committed.outcome?;

@@ -84,14 +84,14 @@ impl FileSystem {
             return self.set_private_xattr(inode, name, value, mode);
         }
         self.check_writable()?;
-        let ground = self.ground_of_inode(inode)?;
+        let grant = self.grant_of_inode(inode)?;
         let command = Command::SetXattr(SetXattr {
             inode,
             name,
             value: value.to_vec(),
             mode,
         });
-        self.commit(caller, ground, command).await.map(|_| ())
+        self.commit(caller, grant, command).await.map(|_| ())
     }
 
     /// Removes an attribute.
@@ -113,8 +113,8 @@ impl FileSystem {
             return value.map(drop).ok_or(FsError::NoAttribute.into());
         }
         self.check_writable()?;
-        let ground = self.ground_of_inode(inode)?;
-        self.commit(caller, ground, Command::RemoveXattr { inode, name })
+        let grant = self.grant_of_inode(inode)?;
+        self.commit(caller, grant, Command::RemoveXattr { inode, name })
             .await
             .map(|_| ())
     }

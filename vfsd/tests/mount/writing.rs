@@ -1,7 +1,12 @@
 //! When what was written is published, and as what. Each test quotes the sentence of docs/SEMANTICS.md that it shows.
 
+use std::ffi::OsStr;
 use std::io::BufRead;
 use std::time::{Duration, Instant};
+
+use vfsd::fs::caller::Caller;
+use vfsd::fs::open_flags::OpenFlags;
+use vfsd::state_machine::ids::InodeNo;
 
 use crate::{Cluster, run, run_with_shared_mapping};
 
@@ -519,4 +524,45 @@ PY
         rm $A/run/f*
         "#,
     );
+}
+
+/// The kernel writes back page by page: what is stored within a second goes out together.
+#[test]
+fn many_stores_through_mappings_wait_for_one_commit() {
+    let cluster = Cluster::start();
+    run(&cluster, "echo 1 > $A/mid/x");
+    let fs = &cluster.filesystems[0];
+    let mid = fs.lookup(1, OsStr::new("mid")).unwrap().node;
+    let node = fs.lookup(mid, OsStr::new("x")).unwrap().node;
+    let flags = OpenFlags {
+        read: true,
+        write: true,
+        ..OpenFlags::default()
+    };
+    let root = Caller {
+        uid: 0,
+        gid: 0,
+        tid: 0,
+    };
+    let handle = fs.open(root, node, flags).unwrap();
+    let tasks = || fs.runtime().metrics().num_alive_tasks();
+    let before = tasks();
+    for offset in 0..1_000 {
+        fs.write_buffered(handle, offset, b"m", true).unwrap();
+    }
+    assert!(tasks() < before + 10, "{} tasks, {before} before", tasks());
+    let until = Instant::now() + Duration::from_secs(20);
+    while cluster
+        .log
+        .state()
+        .tree()
+        .inode(InodeNo(node))
+        .unwrap()
+        .size()
+        != 1_000
+    {
+        assert!(Instant::now() < until, "the stores are not committed");
+        std::thread::yield_now();
+    }
+    fs.release(handle);
 }

@@ -17,9 +17,10 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use super::uncommitted::{InFlight, Settlement, Source};
+use crate::fs::FileSystem;
+use crate::fs::call_grant::CallGrant;
 use crate::fs::caller::Caller;
 use crate::fs::errno::{Failure, FsResult};
-use crate::fs::file_system::{FileSystem, Ground};
 use crate::fs::handles::{FileHandle, Handle, OpenInode, Saver};
 use crate::fs::proposer::{Committed, Proposal, ProposeError};
 use crate::limits::UNSAVED_RETRY_EVERY;
@@ -222,11 +223,11 @@ impl FileSystem {
                 gid: 0,
                 tid: 0,
             };
-            let ground = Ground {
+            let grant = CallGrant {
                 fence: None,
                 bound_to: Some(session),
             };
-            self.commit(nobody, ground, Command::HandleClosed { session, handle })
+            self.commit(nobody, grant, Command::HandleClosed { session, handle })
                 .await?;
         }
         Ok(())
@@ -316,7 +317,7 @@ impl FileSystem {
     pub(in crate::fs) async fn take_for_entry(
         self: &Arc<Self>,
         inode: InodeNo,
-    ) -> FsResult<(Option<Write>, Option<Carried>)> {
+    ) -> FsResult<(Option<Write>, Option<CarriedBytes>)> {
         let Some(open) = self.handles.opened(inode) else {
             return Ok((None, None));
         };
@@ -330,7 +331,7 @@ impl FileSystem {
         }
         let taken = self.begin_save(&open, last, false).await;
         Ok(taken
-            .map(|(in_flight, write)| (write, Carried(in_flight)))
+            .map(|(in_flight, write)| (write, CarriedBytes(in_flight)))
             .unzip())
     }
 
@@ -495,9 +496,9 @@ fn append_update(truncate: bool, data: &[u8]) -> ContentUpdate {
 }
 
 /// Uncommitted bytes that travel in the entry of a rename or link; dropped, its handle has them again.
-pub(in crate::fs) struct Carried(InFlight);
+pub(in crate::fs) struct CarriedBytes(InFlight);
 
-impl Carried {
+impl CarriedBytes {
     /// The entry that carried the bytes was committed.
     pub(in crate::fs) fn committed(self, index: LogIndex) {
         self.0.saver().owe_close_notice();
