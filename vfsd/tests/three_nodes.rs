@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustls_pki_types::CertificateDer;
@@ -20,15 +20,17 @@ use vfsd::consensus::leader_link::AskError;
 use vfsd::consensus::node::Node;
 use vfsd::consensus::wire::{Append, Ballot, ClusterChange, Reply, Request};
 use vfsd::daemon::node_settings;
-use vfsd::fs::feed::ChangeFeed;
+use vfsd::fs::difference::{self, Difference};
+use vfsd::fs::feed::{AppliedEntry, ChangeFeed, Step, Subscriber};
 use vfsd::fs::proposer::{Proposal, ProposeError};
 use vfsd::limits::RUNTIME_WORKERS;
+use vfsd::state_machine::StateMachine;
 use vfsd::state_machine::command::{
     Author, Command, ContentUpdate, Create, Grant, JoinToken, Mkdir, NodeKind, Write,
 };
 use vfsd::state_machine::ids::{InodeNo, NodeId};
 use vfsd::state_machine::log_time::WallTime;
-use vfsd::state_machine::outcome::FsError;
+use vfsd::state_machine::outcome::{Change, FsError};
 use vfsd::storage::append_log::AppendLog;
 use vfsd::storage::data_dir::DataDir;
 use vfsd::storage::record::StoredEntry;
@@ -42,9 +44,53 @@ use vfsd::transport::token::Token;
 const SEGMENT: u64 = 22 * 1024 * 1024;
 const LONG: Duration = Duration::from_secs(60);
 
+/// What a member's feed has told.
+#[derive(Default)]
+struct Told(Mutex<TellTale>);
+
+#[derive(Default)]
+struct TellTale {
+    /// Names that were made, with whether somebody waited for it.
+    made: BTreeMap<String, bool>,
+    /// Names that were made for somebody who had left.
+    given_up: BTreeSet<String>,
+    /// The states before and after the last snapshot.
+    snapshot: Option<(Arc<StateMachine>, Arc<StateMachine>)>,
+}
+
+impl Subscriber for Told {
+    fn after(&self, step: Step<'_>, _state: &Arc<StateMachine>) {
+        let mut told = self.0.lock().unwrap();
+        match step {
+            Step::Entry(entry) => {
+                let made = names_made_by(entry);
+                told.made.extend(made.map(|name| (name, entry.is_awaited)));
+            }
+            Step::Snapshot { old, new } => told.snapshot = Some((old.clone(), new.clone())),
+        }
+    }
+
+    fn given_up(&self, entry: &Arc<AppliedEntry>) {
+        let mut told = self.0.lock().unwrap();
+        told.given_up.extend(names_made_by(entry));
+    }
+}
+
+fn names_made_by(entry: &AppliedEntry) -> impl Iterator<Item = String> {
+    names_made(&entry.applied.changes)
+}
+
+fn names_made(changes: &[Change]) -> impl Iterator<Item = String> {
+    changes.iter().filter_map(|change| match change {
+        Change::Created { name, .. } => Some(String::from_utf8(name.clone()).unwrap()),
+        _ => None,
+    })
+}
+
 /// A member that can be started, crashed and started again.
 struct Member {
     name: &'static str,
+    told: Arc<Told>,
     dir: tempfile::TempDir,
     listen: String,
     running: Option<(Runtime, Arc<Node>)>,
@@ -61,6 +107,7 @@ impl Member {
         let listen = format!("127.0.0.1:{port}");
         Self {
             name,
+            told: Arc::default(),
             dir: tempfile::tempdir().unwrap(),
             listen,
             running: None,
@@ -89,10 +136,10 @@ impl Member {
             let data = DataDir::open(&self.data()).ok()?;
             let config = NodeConfig::load(&data.config_file()).unwrap();
             let settings = node_settings(&data, &config, self.dir.path(), SEGMENT).unwrap();
+            let feed = Arc::new(ChangeFeed::default());
+            feed.subscribe(self.told.clone());
             // The directory's lock is the daemon's business; the log is opened once at a time here anyway.
-            runtime
-                .block_on(Node::start(settings, Arc::new(ChangeFeed::default())))
-                .ok()
+            runtime.block_on(Node::start(settings, feed)).ok()
         });
         self.running = Some((runtime, Arc::new(node)));
     }
@@ -564,6 +611,16 @@ fn a_node_that_was_away_for_long_gets_a_snapshot() {
     });
     members[away].start();
     wait_for_equal_digests(&[&members[0], &members[1], &members[2]]);
+    let told = members[away].told.0.lock().unwrap().snapshot.take();
+    let (old, new) = told.expect("whoever follows the changes is told of both states");
+    let known = BTreeSet::from([InodeNo::ROOT]);
+    let Difference::Changes(changes) = difference::between(&old, &new, &known, usize::MAX) else {
+        panic!("there is no bound")
+    };
+    let brought: BTreeSet<String> = names_made(&changes).collect();
+    let files = (0..20).map(|number| format!("file {number}"));
+    let expected: BTreeSet<String> = files.chain(["meanwhile".into()]).collect();
+    assert_eq!(brought, expected);
     members[away].create("after the snapshot").unwrap();
     let after = members[away].blobs();
     assert_eq!(after.len(), 2);
@@ -577,6 +634,57 @@ fn a_node_that_was_away_for_long_gets_a_snapshot() {
     members[away].crash();
     members[away].start();
     wait_for_equal_digests(&[&members[0], &members[1], &members[2]]);
+}
+
+/// A caller that is killed leaves its proposal at any moment. What is committed then has been announced by no call: the
+/// node is told so once, when it applies it or when the answer is left.
+#[test]
+fn a_change_whose_caller_has_left_is_told_as_nobodys_on_its_own_node() {
+    let members = three();
+    let leader = &members[leader_of(&members)];
+    let proposer = leader.node().proposer();
+    let mut left = Vec::new();
+    for number in 0..60 {
+        let name = format!("f{number}");
+        let create = Create {
+            parent: InodeNo::ROOT,
+            name: name.clone().into_bytes(),
+            kind: NodeKind::Regular,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            exclusive: true,
+            handle: None,
+        };
+        let proposal = Proposal {
+            author: Author::default(),
+            fence: None,
+            command: Command::Create(create),
+            bound_to: None,
+        };
+        let patience = Duration::from_micros(100 * number);
+        let answered = leader.block_on(async {
+            let answer = proposer.propose(proposal);
+            tokio::time::timeout(patience, answer).await
+        });
+        left.extend(answered.is_err().then_some(name));
+    }
+    leader.create("after them all").unwrap();
+    let is_made = |name: &String| {
+        let state = leader.node().core().view.state();
+        state.tree().lookup(InodeNo::ROOT, name.as_bytes()).is_ok()
+    };
+    let made: Vec<String> = left.into_iter().filter(is_made).collect();
+    assert!(!made.is_empty(), "none was committed after its caller left");
+    for name in &made {
+        wait_until("it to be told", || {
+            let told = leader.told.0.lock().unwrap();
+            told.made[name] == told.given_up.contains(name)
+        });
+    }
+    let told = leader.told.0.lock().unwrap();
+    assert!(told.made["after them all"] && !told.given_up.contains("after them all"));
+    assert!(told.given_up.iter().all(|name| made.contains(name)));
 }
 
 #[test]
