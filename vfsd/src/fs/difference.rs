@@ -2,7 +2,9 @@
 //!
 //! Looked at is what somebody here can watch: the inodes that the kernel knows, and what lies in the directories among
 //! them. The changes are in an order in which calls could have made them: whoever keeps a list of names by them has the
-//! right one in the end. Where names changed places in a ring, they are exchanged one after the other.
+//! right one in the end. Where names changed places in a ring, they are exchanged one after the other. What took a
+//! third name for a while (`mv a/b x; rmdir a; mv x a`) no order of calls without it could have made: it is told of by
+//! the directories that it is in.
 //!
 //! Invariants: a directory that lives on is moved or exchanged and never removed (the kernel would take it for dead);
 //! what lies in a directory goes before it does. Not here: what kept the states apart (`consensus/raft`).
@@ -169,13 +171,20 @@ impl Found {
         let [first, last] = self.creations(old, new);
         let mut departures = Departures::new(self.moved, self.removed, old, new);
         departures.told = first;
-        departures.move_what_can(|replaced| !replaced.is_directory());
-        departures.remove_the_rest();
-        departures.move_what_can(|_| true);
+        departures.tell_what_can_go();
         departures.turn_rings();
-        let mut told = departures.told;
-        told.extend(last);
+        let (mut told, untold) = departures.end();
+        let is_free = |change: &Change| match change {
+            Change::Created { parent, name, .. } => !untold.contains(&(*parent, name.clone())),
+            _ => true,
+        };
+        told.extend(last.into_iter().filter(is_free));
         told.append(&mut self.held);
+        let directories: BTreeSet<InodeNo> = untold.iter().map(|(parent, _)| *parent).collect();
+        let there = directories
+            .into_iter()
+            .filter(|at| new.tree().inode(*at).is_some());
+        told.extend(there.map(|inode| Change::Attributes { inode }));
         told
     }
 }
@@ -223,6 +232,8 @@ struct Departures<'a> {
     removed: BTreeMap<Place, InodeNo>,
     /// How many names of an inode are still to be removed.
     to_remove: BTreeMap<InodeNo, usize>,
+    /// How many names in a directory that goes are still to go before it.
+    inside: BTreeMap<InodeNo, usize>,
     told: Vec<Change>,
 }
 
@@ -237,6 +248,12 @@ impl<'a> Departures<'a> {
         for number in removed.values() {
             *to_remove.entry(*number).or_default() += 1;
         }
+        let mut inside = BTreeMap::new();
+        for (parent, _) in moved.keys().chain(removed.keys()) {
+            if new.tree().inode(*parent).is_none() {
+                *inside.entry(*parent).or_default() += 1;
+            }
+        }
         let coming = moved.values().map(|at| (at.to.clone(), at.from.clone()));
         Self {
             old,
@@ -245,64 +262,100 @@ impl<'a> Departures<'a> {
             moved,
             removed,
             to_remove,
+            inside,
             told: Vec::new(),
         }
     }
 
-    /// Moves whatever has a free place to go to; `may_replace` says whether an inode that is removed may be in it.
-    fn move_what_can(&mut self, may_replace: impl Fn(&Inode) -> bool) {
-        let mut left: Vec<Place> = self.moved.keys().rev().cloned().collect();
-        while let Some(from) = left.pop() {
-            let Some(to) = self.moved.get(&from).map(|moved| &moved.to) else {
-                continue;
-            };
-            let replaced = self.removed.get(to);
-            let replaced = replaced.and_then(|number| self.old.tree().inode(*number));
-            if self.moved.contains_key(to) || replaced.is_some_and(|inode| !may_replace(inode)) {
+    /// Tells whatever waits for nothing, and what waits for that.
+    fn tell_what_can_go(&mut self) {
+        let removed = self.removed.keys().rev();
+        let mut left: Vec<Place> = removed.chain(self.moved.keys().rev()).cloned().collect();
+        while let Some(at) = left.pop() {
+            if self.can_move(&at) {
+                self.tell_move(&at);
+            } else if self.can_be_removed(&at) {
+                self.tell_removal(&at);
+            } else {
                 continue;
             }
-            let Some(Move { inode, to, .. }) = self.moved.remove(&from) else {
+            // The name is free for another one now, and its directory may be empty.
+            left.extend(self.coming.get(&at).cloned());
+            let Some(inside) = self.inside.get_mut(&at.0) else {
                 continue;
             };
-            let replaced = self.removed.remove(&to);
-            let replaced = replaced.map(|number| (number, self.one_name_less(number)));
-            self.told.push(renamed(inode, &from, &to, replaced, false));
-            if let Some((number, 0)) = replaced {
-                self.tell_gone(number, to);
-            }
-            // Its old name is free for another one now.
-            left.extend(self.coming.get(&from).cloned());
-        }
-    }
-
-    /// Removes what no move replaces, the deepest first.
-    fn remove_the_rest(&mut self) {
-        let moved: BTreeSet<&Place> = self.moved.values().map(|moved| &moved.to).collect();
-        let rest = self.removed.keys().filter(|place| !moved.contains(place));
-        let mut rest: Vec<Place> = rest.cloned().collect();
-        rest.sort_by_cached_key(|(parent, _)| std::cmp::Reverse(depth(self.old, *parent)));
-        for place in rest {
-            let Some(inode) = self.removed.remove(&place) else {
-                continue;
-            };
-            let links_left = self.one_name_less(inode);
-            let was = self.old.tree().inode(inode);
-            self.told.push(Change::Removed {
-                parent: place.0,
-                name: place.1.as_bytes().to_vec(),
-                inode,
-                directory: was.is_some_and(|inode| inode.is_directory()),
-                links_left,
-            });
-            if links_left == 0 {
-                self.tell_gone(inode, place);
+            *inside -= 1;
+            if *inside == 0 {
+                let directory = self.old.tree().inode(at.0);
+                let place = directory.and_then(|directory| directory.names.get_min());
+                left.extend(place.cloned());
+                left.extend(place.and_then(|place| self.coming.get(place)).cloned());
             }
         }
     }
 
-    /// What is left now has changed places in rings: one after the other is exchanged into its place.
+    /// Whether the place that it goes to is free, or held by something that goes and has nothing in it.
+    fn can_move(&self, from: &Place) -> bool {
+        let Some(moved) = self.moved.get(from) else {
+            return false;
+        };
+        let replaced = self.removed.get(&moved.to);
+        !self.moved.contains_key(&moved.to)
+            && replaced.is_none_or(|inode| self.holds_nothing(*inode))
+    }
+
+    /// Whether nothing is in it and nothing replaces it.
+    fn can_be_removed(&self, place: &Place) -> bool {
+        let removed = self.removed.get(place);
+        removed.is_some_and(|inode| self.holds_nothing(*inode)) && !self.coming.contains_key(place)
+    }
+
+    fn holds_nothing(&self, inode: InodeNo) -> bool {
+        self.inside.get(&inode).is_none_or(|names| *names == 0)
+    }
+
+    fn tell_move(&mut self, from: &Place) {
+        let Some(Move { inode, to, .. }) = self.moved.remove(from) else {
+            return;
+        };
+        self.coming.remove(&to);
+        let replaced = self.removed.remove(&to);
+        let replaced = replaced.map(|number| (number, self.one_name_less(number)));
+        self.told.push(renamed(inode, from, &to, replaced, false));
+        if let Some((number, 0)) = replaced {
+            self.tell_gone(number, to);
+        }
+    }
+
+    fn tell_removal(&mut self, place: &Place) {
+        let Some(inode) = self.removed.remove(place) else {
+            return;
+        };
+        let links_left = self.one_name_less(inode);
+        let was = self.old.tree().inode(inode);
+        self.told.push(Change::Removed {
+            parent: place.0,
+            name: place.1.as_bytes().to_vec(),
+            inode,
+            directory: was.is_some_and(|inode| inode.is_directory()),
+            links_left,
+        });
+        if links_left == 0 {
+            self.tell_gone(inode, place.clone());
+        }
+    }
+
+    /// Exchanges what has changed places in rings, one after the other, into its place.
     fn turn_rings(&mut self) {
-        while let Some((start, mut moved)) = self.moved.pop_first() {
+        let starts: Vec<Place> = self.moved.keys().cloned().collect();
+        for start in starts
+            .into_iter()
+            .filter(|start| self.is_ring(start))
+            .collect::<Vec<_>>()
+        {
+            let Some(mut moved) = self.moved.remove(&start) else {
+                continue;
+            };
             while let Some(next) = self.moved.remove(&moved.to) {
                 let other = (next.inode, self.names_of(next.inode));
                 let exchange = renamed(moved.inode, &start, &moved.to, Some(other), true);
@@ -310,6 +363,29 @@ impl<'a> Departures<'a> {
                 moved = next;
             }
         }
+    }
+
+    /// Whether the way from name to name comes back to `start`. No two ways lead to one name.
+    fn is_ring(&self, start: &Place) -> bool {
+        let mut at = start;
+        while let Some(moved) = self.moved.get(at) {
+            at = &moved.to;
+            if at == start {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// What is told, and the names that are not.
+    fn end(self) -> (Vec<Change>, BTreeSet<(InodeNo, Vec<u8>)>) {
+        let moved = self
+            .moved
+            .into_values()
+            .flat_map(|moved| [moved.from, moved.to]);
+        let untold = moved.chain(self.removed.into_keys());
+        let untold = untold.map(|(parent, name)| (parent, name.as_bytes().to_vec()));
+        (self.told, untold.collect())
     }
 
     /// A name of it is told of as removed. How many it has after that.
