@@ -21,7 +21,7 @@ use vfsd::consensus::node::Node;
 use vfsd::consensus::wire::{Append, Ballot, ClusterChange, Reply, Request};
 use vfsd::daemon::node_settings;
 use vfsd::fs::difference::{self, Difference};
-use vfsd::fs::feed::{AppliedEntry, ChangeFeed, Step, Subscriber};
+use vfsd::fs::feed::{AppliedEntry, ChangeFeed, Publication, Subscriber};
 use vfsd::fs::proposer::{Proposal, ProposeError};
 use vfsd::limits::RUNTIME_WORKERS;
 use vfsd::state_machine::StateMachine;
@@ -59,14 +59,14 @@ struct TellTale {
 }
 
 impl Subscriber for Told {
-    fn after(&self, step: Step<'_>, _state: &Arc<StateMachine>) {
+    fn after(&self, publication: Publication<'_>, _state: &Arc<StateMachine>) {
         let mut told = self.0.lock().unwrap();
-        match step {
-            Step::Entry(entry) => {
+        match publication {
+            Publication::Entry(entry) => {
                 let made = names_made_by(entry);
                 told.made.extend(made.map(|name| (name, entry.is_awaited)));
             }
-            Step::Snapshot { old, new } => told.snapshot = Some((old.clone(), new.clone())),
+            Publication::Snapshot { old, new } => told.snapshot = Some((old.clone(), new.clone())),
         }
     }
 

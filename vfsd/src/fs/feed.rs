@@ -1,12 +1,13 @@
 //! The one stream of what is applied on this node, and who is told of it.
 //!
-//! Consensus publishes into it from `apply`, step by step, in log order. Subscribers: the private copies of what loses
-//! its last name (`orphans.rs`) from the start, and the replay of events once the tree is mounted. What else follows
-//! the changes of the tree (a stream of events, a history) subscribes as these do.
+//! Consensus publishes into it from `apply`, in log order. Subscribers: the private copies of what loses its last name
+//! (`orphans.rs`) from the start, and the replay of events once the tree is mounted. What else follows the changes of
+//! the tree (a stream of events, a history) subscribes as these do.
 //!
-//! Invariants: every subscriber is told of every step from its subscription on, in the order of the log, by one thread
-//! at a time; a subscriber returns at once, never touches the mount, and bounds what it keeps for later. Not here:
-//! what a change is (`state_machine/outcome.rs`), who waits for a proposal (`consensus/proposals/waiters.rs`).
+//! Invariants: every subscriber is told of every publication from its subscription on, in the order of the log, by one
+//! thread at a time (that a call was given up may come from another); a subscriber returns at once, never touches the
+//! mount, and bounds what it keeps for later. Not here: what a change is (`state_machine/outcome.rs`), who waits for a
+//! proposal (`consensus/proposals/waiters.rs`).
 
 use std::sync::Arc;
 
@@ -49,7 +50,7 @@ impl AppliedEntry {
 
 /// What changes the published state at once.
 #[derive(Debug, Clone, Copy)]
-pub enum Step<'a> {
+pub enum Publication<'a> {
     /// An entry of the log.
     Entry(&'a Arc<AppliedEntry>),
     /// A snapshot replaces the whole state: what lies between is not told one by one.
@@ -63,14 +64,14 @@ pub enum Step<'a> {
 
 /// Who follows the changes of the tree.
 pub trait Subscriber: Send + Sync + 'static {
-    /// A step is about to be visible: inodes that it takes away can still be kept.
-    fn before(&self, step: Step<'_>) {
-        let _ = step;
+    /// A publication is about to be visible: inodes that it takes away can still be kept.
+    fn before(&self, publication: Publication<'_>) {
+        let _ = publication;
     }
 
-    /// A step is visible in `state`; whoever waits for it has not been answered yet.
-    fn after(&self, step: Step<'_>, state: &Arc<StateMachine>) {
-        let _ = (step, state);
+    /// A publication is visible in `state`; whoever waits for it has not been answered yet.
+    fn after(&self, publication: Publication<'_>, state: &Arc<StateMachine>) {
+        let _ = (publication, state);
     }
 
     /// Nobody has taken the answer to an entry that was [awaited](AppliedEntry::is_awaited): its caller was told of a
@@ -84,7 +85,7 @@ pub trait Subscriber: Send + Sync + 'static {
         let _ = change;
     }
 
-    /// How many steps or events wait to be dealt with.
+    /// How many publications or events wait to be dealt with.
     fn lag(&self) -> u64 {
         0
     }
@@ -98,19 +99,19 @@ pub struct ChangeFeed {
 }
 
 impl ChangeFeed {
-    /// Tells `subscriber` of every step from now on, after those that came before it.
+    /// Tells `subscriber` of every publication from now on, after those that came before it.
     pub fn subscribe(&self, subscriber: Arc<dyn Subscriber>) {
         self.subscribers.write().push(subscriber);
     }
 
-    /// A step was applied and is about to be visible.
-    pub fn before(&self, step: Step<'_>) {
-        self.each(|subscriber| subscriber.before(step));
+    /// A publication was applied and is about to be visible.
+    pub fn before(&self, publication: Publication<'_>) {
+        self.each(|subscriber| subscriber.before(publication));
     }
 
-    /// A step is visible in `state`.
-    pub fn after(&self, step: Step<'_>, state: &Arc<StateMachine>) {
-        self.each(|subscriber| subscriber.after(step, state));
+    /// A publication is visible in `state`.
+    pub fn after(&self, publication: Publication<'_>, state: &Arc<StateMachine>) {
+        self.each(|subscriber| subscriber.after(publication, state));
     }
 
     /// Nobody has taken the answer to `entry`, which was awaited.
@@ -153,12 +154,14 @@ mod tests {
     }
 
     impl Subscriber for Notes {
-        fn before(&self, step: Step<'_>) {
-            self.told.lock().push(format!("before {}", name_of(step)));
+        fn before(&self, publication: Publication<'_>) {
+            self.told
+                .lock()
+                .push(format!("before {}", name_of(publication)));
         }
 
-        fn after(&self, step: Step<'_>, state: &Arc<StateMachine>) {
-            let line = format!("after {} at {}", name_of(step), state.applied());
+        fn after(&self, publication: Publication<'_>, state: &Arc<StateMachine>) {
+            let line = format!("after {} at {}", name_of(publication), state.applied());
             self.told.lock().push(line);
         }
 
@@ -167,29 +170,29 @@ mod tests {
         }
     }
 
-    fn name_of(step: Step<'_>) -> String {
-        match step {
-            Step::Entry(entry) => format!("entry {}", entry.applied.index),
-            Step::Snapshot { .. } => "snapshot".into(),
+    fn name_of(publication: Publication<'_>) -> String {
+        match publication {
+            Publication::Entry(entry) => format!("entry {}", entry.applied.index),
+            Publication::Snapshot { .. } => "snapshot".into(),
         }
     }
 
     #[test]
-    fn each_subscriber_is_told_of_each_step_from_its_subscription_on() {
+    fn each_subscriber_is_told_of_each_publication_from_its_subscription_on() {
         let feed = ChangeFeed::default();
         let (early, late) = (Arc::new(Notes::default()), Arc::new(Notes::default()));
         let state = Arc::new(StateMachine::new());
         feed.subscribe(early.clone());
-        let step = Step::Snapshot {
+        let publication = Publication::Snapshot {
             old: &state,
             new: &state,
         };
-        feed.before(step);
-        feed.after(step, &state);
+        feed.before(publication);
+        feed.after(publication, &state);
         feed.subscribe(late.clone());
         let entry = Arc::new(entry_of(NodeId(1), Vec::new()));
-        feed.before(Step::Entry(&entry));
-        feed.after(Step::Entry(&entry), &state);
+        feed.before(Publication::Entry(&entry));
+        feed.after(Publication::Entry(&entry), &state);
         let both = ["before entry 7", "after entry 7 at 0"];
         assert_eq!(*late.told.lock(), both);
         assert_eq!(

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::feed::{Step, Subscriber};
+use super::feed::{Publication, Subscriber};
 use super::handles::HandleTable;
 use super::known_inodes::KnownInodes;
 use crate::clock;
@@ -21,29 +21,29 @@ pub struct Orphans {
 }
 
 impl Subscriber for Orphans {
-    fn before(&self, step: Step<'_>) {
+    fn before(&self, publication: Publication<'_>) {
         let now = clock::wall();
-        match step {
-            Step::Entry(entry) => {
+        match publication {
+            Publication::Entry(entry) => {
                 gone_in(&entry.applied).for_each(|inode| self.known.keep(inode, now));
             }
-            Step::Snapshot { old, new } => {
+            Publication::Snapshot { old, new } => {
                 let gone = self.gone_with(old, new);
                 gone.iter().for_each(|inode| self.known.keep(inode, now));
             }
         }
     }
 
-    fn after(&self, step: Step<'_>, _state: &Arc<StateMachine>) {
-        match step {
-            Step::Entry(entry) => {
+    fn after(&self, publication: Publication<'_>, _state: &Arc<StateMachine>) {
+        match publication {
+            Publication::Entry(entry) => {
                 for inode in gone_in(&entry.applied) {
                     let is_open = self.handles.opened(inode.number).is_some();
                     self.known.settle(inode.number, is_open);
                 }
             }
             // Once more, for those that were looked up while the new state was on its way.
-            Step::Snapshot { old, new } => {
+            Publication::Snapshot { old, new } => {
                 for inode in self.gone_with(old, new) {
                     if self.known.gone(inode.number).is_none() {
                         self.known.keep(&inode, clock::wall());

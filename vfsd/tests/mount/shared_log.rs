@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use vfsd::fs::FileSystem;
-use vfsd::fs::feed::{AppliedEntry, ChangeFeed, Step};
+use vfsd::fs::feed::{AppliedEntry, ChangeFeed, Publication};
 use vfsd::fs::proposer::{Committed, NodeStatus, Proposal, ProposeError, Proposer, ProposerFuture};
 use vfsd::state_machine::StateMachine;
 use vfsd::state_machine::command::{Author, Command, Entry, Grant, Member, Origin};
@@ -93,13 +93,13 @@ impl SharedLog {
         let old = self.state_at(node);
         let feeds = self.feeds.lock().unwrap().clone();
         let (_, feed) = feeds.iter().find(|(at, _)| *at == node).unwrap();
-        let step = Step::Snapshot {
+        let publication = Publication::Snapshot {
             old: &old,
             new: &new,
         };
-        feed.before(step);
+        feed.before(publication);
         self.held_back.lock().unwrap().remove(&node);
-        feed.after(step, &new);
+        feed.after(publication, &new);
     }
 
     /// The next `count` looks at the state by threads that answer a kernel panic.
@@ -211,10 +211,10 @@ impl SharedLog {
             .map(|(node, feed)| (feed, told(*node)))
             .collect();
         told.iter()
-            .for_each(|(feed, entry)| feed.before(Step::Entry(entry)));
+            .for_each(|(feed, entry)| feed.before(Publication::Entry(entry)));
         *self.published.write().unwrap() = state.clone();
         told.iter()
-            .for_each(|(feed, entry)| feed.after(Step::Entry(entry), &state));
+            .for_each(|(feed, entry)| feed.after(Publication::Entry(entry), &state));
         applied
     }
 }

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use vfsd::consensus::node::{Listen, Listening, Machine, Node, NodeSettings};
 use vfsd::consensus::raft::types::EntryBytes;
 use vfsd::fs::FileSystem;
-use vfsd::fs::feed::{Step, Subscriber};
+use vfsd::fs::feed::{Publication, Subscriber};
 use vfsd::state_machine::StateMachine;
 use vfsd::state_machine::outcome::Change;
 use vfsd::storage::append_log::AppendLog;
@@ -62,8 +62,10 @@ pub struct Member {
 struct Feed(u64);
 
 impl Subscriber for Feed {
-    fn after(&self, step: Step<'_>, _state: &Arc<StateMachine>) {
-        let Step::Entry(entry) = step else { return };
+    fn after(&self, publication: Publication<'_>, _state: &Arc<StateMachine>) {
+        let Publication::Entry(entry) = publication else {
+            return;
+        };
         let entry = &entry.applied;
         let changes: Vec<_> = entry.changes.iter().map(kind_of).collect();
         let (id, index, node) = (self.0, entry.index, entry.node);

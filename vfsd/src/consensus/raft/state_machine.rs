@@ -18,7 +18,7 @@ use crate::consensus::raft::snapshot_store::SnapshotStore;
 use crate::consensus::raft::types::{
     LogId, Response, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
 };
-use crate::fs::feed::{AppliedEntry, ChangeFeed, Step};
+use crate::fs::feed::{AppliedEntry, ChangeFeed, Publication};
 use crate::fs::proposer::Committed;
 use crate::inline_task::promptly;
 use crate::state_machine::StateMachine;
@@ -87,13 +87,13 @@ impl RaftStateMachine {
         self.machine = machine;
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        let step = Step::Snapshot {
+        let publication = Publication::Snapshot {
             old: &old,
             new: &new,
         };
-        self.published.feed.before(step);
+        self.published.feed.before(publication);
         self.publish(Arc::clone(&new));
-        self.published.feed.after(step, &new);
+        self.published.feed.after(publication, &new);
         self.published.waiters.complete_from(|(session, number)| {
             let answer = self.machine.session(session)?.answer(number)?;
             Some(Committed {
@@ -161,9 +161,9 @@ impl RaftStateMachine {
             is_awaited: waiter.as_ref().is_some_and(Waiter::is_there),
         });
         let (feed, state) = (&self.published.feed, Arc::new(self.machine.clone()));
-        feed.before(Step::Entry(&entry));
+        feed.before(Publication::Entry(&entry));
         self.publish(Arc::clone(&state));
-        feed.after(Step::Entry(&entry), &state);
+        feed.after(Publication::Entry(&entry), &state);
         promptly(|| {
             // The responder first: a proposer of this node stops listening to it as soon as its waiter is answered.
             respond(responder, Some(outcome));

@@ -13,7 +13,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::fs::FileSystem;
 use crate::fs::difference::{self, Difference};
-use crate::fs::feed::{AppliedEntry, Step, Subscriber};
+use crate::fs::feed::{AppliedEntry, Publication, Subscriber};
 use crate::limits::{DIFFERENCE_CHANGES_MAX, REPLAY_QUEUE_MAX};
 use crate::state_machine::StateMachine;
 use crate::state_machine::ids::{InodeNo, NodeId};
@@ -208,8 +208,8 @@ impl Inner {
         self.events.push_back(event);
     }
 
-    /// Adds the changes that one step made, each with whether this kernel has seen it already. `state` is that after
-    /// all of them.
+    /// Adds the changes that one publication made, each with whether this kernel has seen it already. `state` is that
+    /// after all of them.
     fn push_all(&mut self, fs: &FileSystem, state: &StateMachine, changes: &[(&Change, bool)]) {
         if changes.iter().all(|(_, is_seen)| *is_seen) {
             return;
@@ -314,12 +314,14 @@ impl Inner {
 }
 
 impl Subscriber for ReplayQueue {
-    fn after(&self, step: Step<'_>, state: &Arc<StateMachine>) {
+    fn after(&self, publication: Publication<'_>, state: &Arc<StateMachine>) {
         let Some(fs) = self.fs.upgrade() else { return };
         let mut inner = self.inner.lock();
-        match step {
-            Step::Entry(entry) => inner.push_all(&fs, state, &entry.changes_seen_at(self.own)),
-            Step::Snapshot { old, new } => inner.push_snapshot(old, new),
+        match publication {
+            Publication::Entry(entry) => {
+                inner.push_all(&fs, state, &entry.changes_seen_at(self.own))
+            }
+            Publication::Snapshot { old, new } => inner.push_snapshot(old, new),
         }
         inner.state = Some(Arc::clone(state));
         drop(inner);
@@ -354,8 +356,8 @@ impl Subscriber for ReplayQueue {
     }
 }
 
-/// The events of changes that one step made, as of `state` after all of them: each with the inodes as they were right
-/// after it, under the names that they had then. Changes that this kernel has seen are left out.
+/// The events of changes that one publication made, as of `state` after all of them: each with the inodes as they were
+/// right after it, under the names that they had then. Changes that this kernel has seen are left out.
 fn events_of(state: &StateMachine, changes: &[(&Change, bool)]) -> Vec<Event> {
     let mut then = Names::default();
     for (change, _) in changes {
@@ -371,7 +373,7 @@ fn events_of(state: &StateMachine, changes: &[(&Change, bool)]) -> Vec<Event> {
     events
 }
 
-/// Inodes under the names that they had at a point of a step, going back through it.
+/// Inodes under the names that they had at a point of a publication, going back through it.
 #[derive(Default)]
 struct Names {
     inodes: HashMap<InodeNo, Arc<Inode>>,

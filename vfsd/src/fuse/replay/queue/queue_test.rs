@@ -165,7 +165,7 @@ fn a_snapshot_takes_what_came_after_the_one_before_it() {
     let (fs, queue, _) = queue_over(state.clone());
     let snapshot = |old: usize, new: usize| {
         let (old, new) = (&states[old], &states[new]);
-        queue.after(Step::Snapshot { old, new }, new);
+        queue.after(Publication::Snapshot { old, new }, new);
     };
     snapshot(0, 1);
     snapshot(1, 2);
@@ -217,11 +217,11 @@ fn a_name_is_told_of_until_the_snapshot_that_takes_it() {
     let (_fs, queue, old) = queue_over(state);
     let new = Arc::new(StateMachine::new());
     assert!(!queue.is_telling(MID, b"x", inode));
-    let step = Step::Snapshot {
+    let publication = Publication::Snapshot {
         old: &old,
         new: &new,
     };
-    queue.after(step, &new);
+    queue.after(publication, &new);
     assert!(queue.is_telling(MID, b"x", inode));
     queue.done();
     assert!(!queue.is_telling(MID, b"x", inode));
