@@ -106,6 +106,12 @@ impl QuorumWatch {
         let mut confirmed = self.confirmed.lock();
         *confirmed = (*confirmed).max(Some(at));
         drop(confirmed);
+        // A leader hears no leader: what counts for it, when it has handed over, is that a majority answered it.
+        let mut contact = self.contact.lock();
+        if contact.is_none_or(|contact| contact.at < at) {
+            *contact = Some(Contact { at, quorum: true });
+        }
+        drop(contact);
         self.contacted.notify_waiters();
     }
 
@@ -203,6 +209,14 @@ mod tests {
         assert!(watch.has());
         watch.leader_heard(false);
         assert!(watch.check_contact().is_err());
+    }
+
+    /// Its callers' saves go on at the next leader.
+    #[test]
+    fn a_leader_that_has_handed_over_still_has_the_contact_that_it_had() {
+        let watch = QuorumWatch::default();
+        watch.confirmed_at(Instant::now());
+        assert_eq!(watch.check_contact(), Ok(()));
     }
 
     #[test]
