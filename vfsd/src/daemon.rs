@@ -61,7 +61,8 @@ pub fn node_settings(
         tls_dir: data.tls(),
         peers_file: data.peers_file(),
         session_file: runtime_dir.join("session"),
-        incarnation: data.raise_incarnation()?,
+        starts_file: data.incarnation_file(),
+        pledges_file: data.pledges_file(),
         identity: load_identity(&data.tls())?,
     })
 }
@@ -124,8 +125,8 @@ pub async fn run(paths: DaemonPaths) -> anyhow::Result<()> {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
         reason = node.failed() => Some(format!("consensus has stopped: {reason}")),
-        reason = node.differs() => {
-            // It must not come back by itself: what it would serve is not what the others have.
+        reason = node.unfit() => {
+            // It must not come back by itself: what it would serve, or vote for, is not what the others know.
             atomic_file::write(&data.differs_file(), reason.as_bytes(), 0o600)?;
             Some(reason)
         }

@@ -101,6 +101,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Sent bytes that a peer's kernel does not confirm for this long end the connection: TCP itself waits a quarter hour.
 pub const TCP_SILENCE_MAX: Duration = Duration::from_secs(3);
+/// A connection without traffic is probed this often: whoever waits for an answer of a machine that died after it had
+/// confirmed the request learns of it by then, not when the request times out.
+pub const TCP_PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Longest request of a node that is no member yet: names and a signing request.
 pub const ENROL_BYTES_MAX: usize = 64 * 1024;
 /// Longest wait for being let into a cluster: one write, and the way there.
@@ -163,9 +166,18 @@ pub const BEAT: Duration = Duration::from_millis(100);
 pub const APPENDS_UNDER_WAY_MAX: usize = 16;
 /// An answer to a replication request takes at most this long; a disk that is slower is as good as gone.
 pub const REPLICATION_TIMEOUT: Duration = Duration::from_secs(5);
+/// A disk that works on one batch of the log for this long is as good as gone: its node gives the leadership away, and
+/// stands for no election until the batch is written.
+pub const LOG_STALL_MAX: Duration = REPLICATION_TIMEOUT;
+/// How often that is looked at, in beats.
+pub const LOG_STALL_CHECK_BEATS: u64 = 5;
 /// A part of a snapshot in one request.
 pub const SNAPSHOT_PART_BYTES: usize = 4 * 1024 * 1024;
-/// An answer to a part of a snapshot, installing included.
+/// An answer to a part of a snapshot that is taken into memory: a slow network brings its bytes by then.
+pub const SNAPSHOT_PART_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often such a part is sent until the snapshot is begun anew: a connection may break at any time.
+pub const SNAPSHOT_PART_TRIES: usize = 5;
+/// An answer to the last part, after which the receiver reads or writes its disk.
 pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// A snapshot whose next part has not come by then is given up: its sender has waited for an answer in vain twice, or
 /// leads no more.
@@ -194,6 +206,13 @@ pub const LINEAGE_CHECK_EVERY: Duration = Duration::from_secs(5);
 pub const LINEAGE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Lineages kept for being asked: the entries of a busy second, and more.
 pub const LINEAGES_KEPT: usize = 16_384;
+/// How often a member tells the others what its disk holds, if that has changed, and makes durable what they told, in
+/// beats: an older copy of a disk is older than a second, or nobody but its leader can tell.
+pub const PLEDGE_TELL_BEATS: u64 = 10;
+/// How often it tells them all the same: one that went back while it ran hears of it then.
+pub const PLEDGE_REPEAT_EVERY: Duration = Duration::from_secs(10);
+/// An answer to that; a starting member waits this long for one that is not there.
+pub const PLEDGE_TIMEOUT: Duration = CONNECT_TIMEOUT;
 /// The newest rules for applying entries that this build knows (`state_machine/level.rs`).
 pub const RULES_KNOWN: u32 = 2;
 /// How often the leader looks whether every member knows newer rules, in beats.

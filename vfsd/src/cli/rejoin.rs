@@ -17,6 +17,7 @@ use crate::consensus::cluster::peers_file::{self, Addresses};
 use crate::consensus::wire::{ClusterChange, Reply, Request};
 use crate::limits::{ENROL_TIMEOUT, HEARTBEAT_INTERVAL, REJOIN_WAIT_MAX};
 use crate::storage::data_dir::DataDir;
+use crate::storage::disk::RealDisk;
 use crate::transport::client::{ANY_MEMBER, CallError};
 use crate::transport::enrol::Enrolled;
 use crate::transport::tls::{LiveTls, TlsSettings};
@@ -72,7 +73,7 @@ pub async fn rejoin(
 
 /// The members to ask.
 fn others(old: &DataDir, own: u64, peer: Option<&str>) -> anyhow::Result<Addresses> {
-    let mut members = peers_file::load(&old.peers_file());
+    let mut members = peers_file::load(&RealDisk, &old.peers_file());
     members.retain(|(id, _)| *id != own);
     members.extend(peer.map(|peer| (ANY_MEMBER, peer.to_owned())));
     if members.is_empty() {

@@ -3,13 +3,16 @@
 //! A part that needs a few takes those. Not here: the parts.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::consensus::beat::Beat;
 use crate::consensus::cluster::authority::Authority;
+use crate::consensus::cluster::pledges::Pledges;
 use crate::consensus::cluster::quorum::QuorumWatch;
+use crate::consensus::cluster::unfit::Unfit;
 use crate::consensus::leader_link::LeaderLink;
 use crate::consensus::proposals::request_numbers::RequestNumbers;
 use crate::consensus::raft::snapshot_store::SnapshotStore;
@@ -33,6 +36,12 @@ pub struct Core {
     pub snapshots: SnapshotStore,
     /// Whether a majority answers.
     pub quorum: Arc<QuorumWatch>,
+    /// What this node remembers of the others, and whether it takes part.
+    pub pledges: Arc<Pledges>,
+    /// Whether this node must not go on.
+    pub unfit: Unfit,
+    /// Whether the disk under the log does nothing any more.
+    pub is_stalled: AtomicBool,
     /// When to look at what needs a look now and then.
     pub beat: Arc<Beat>,
     /// Renewals while this node leads.

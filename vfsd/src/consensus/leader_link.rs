@@ -1,7 +1,7 @@
 //! The way to the leader, wherever it is, and to any other member.
 //!
-//! Invariant: whoever asks the leader asks again when the leadership has moved. Not here: what is asked, and who
-//! answers (`request_handler.rs`).
+//! Invariants: whoever asks the leader asks again when the leadership has moved; a node that takes no part asks for
+//! nothing. Not here: what is asked, and who answers (`request_handler.rs`).
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use crate::consensus::cluster::peers::{Peers, Purpose};
+use crate::consensus::cluster::pledges::Pledges;
 use crate::consensus::view::View;
 use crate::consensus::wire::{Reply, Request};
 use crate::limits::LEADER_RETRY_EVERY;
@@ -33,6 +34,7 @@ pub struct LeaderLink {
     /// Rings when a connection that the leader had made has ended.
     pub leader_left: Notify,
     view: Arc<View>,
+    pledges: Arc<Pledges>,
     own: OnceLock<Arc<dyn OwnAnswers>>,
 }
 
@@ -55,12 +57,13 @@ pub enum AskError {
 
 impl LeaderLink {
     /// Links the node that `view` shows with the members that `peers` reach.
-    pub fn new(view: Arc<View>, peers: Arc<Peers>) -> Self {
+    pub fn new(view: Arc<View>, peers: Arc<Peers>, pledges: Arc<Pledges>) -> Self {
         Self {
             peers,
             leader: watch::Sender::new(None),
             leader_left: Notify::new(),
             view,
+            pledges,
             own: OnceLock::new(),
         }
     }
@@ -80,6 +83,10 @@ impl LeaderLink {
         request: Request<'_>,
         timeout: Duration,
     ) -> Result<Reply, AskError> {
+        if !self.pledges.takes_part() {
+            let reason = "this node takes no part yet: it asks the others whether its disk is the one that they know";
+            return Err(AskError::NotReady(reason.into()));
+        }
         let leader = (*self.leader.borrow()).ok_or(AskError::NoLeader)?;
         let reply = if leader == self.view.id {
             let own = self.own.get().ok_or(AskError::NoLeader)?;

@@ -12,6 +12,7 @@ pub mod proposals;
 pub mod raft;
 pub mod request_handler;
 pub mod sessions;
+mod standing;
 pub mod view;
 pub mod wire;
 pub mod writer;

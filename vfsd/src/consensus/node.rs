@@ -6,6 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -25,14 +26,18 @@ use crate::consensus::cluster::level_keeper;
 use crate::consensus::cluster::lineage_watch;
 use crate::consensus::cluster::peers::{Dialer, Peers, TlsDialer};
 use crate::consensus::cluster::peers_file::PeersKeeper;
+use crate::consensus::cluster::pledge_keeper::{self, PledgeKeeper};
+use crate::consensus::cluster::pledges::Pledges;
 use crate::consensus::cluster::quorum::QuorumWatch;
 use crate::consensus::cluster::status::StatusBoard;
 use crate::consensus::cluster::succession;
+use crate::consensus::cluster::unfit::Unfit;
 use crate::consensus::core::Core;
 use crate::consensus::leader_link::LeaderLink;
 use crate::consensus::proposals::barrier::Barriers;
 use crate::consensus::proposals::proposer::{RaftProposer, tell_of_abandoned};
 use crate::consensus::proposals::request_numbers::RequestNumbers;
+use crate::consensus::raft::disk_watch;
 use crate::consensus::raft::log_compaction;
 use crate::consensus::raft::log_store::RaftLogStore;
 use crate::consensus::raft::network::Network;
@@ -54,6 +59,7 @@ use crate::limits::{
 };
 use crate::storage::append_log::AppendLog;
 use crate::storage::disk::{Disk, RealDisk};
+use crate::storage::start_count::StartCount;
 use crate::transport::identity::NodeIdentity;
 use crate::transport::server::{Server, Service};
 use crate::transport::tls::{LiveTls, TlsSettings};
@@ -80,8 +86,10 @@ pub struct NodeSettings {
     pub peers_file: PathBuf,
     /// File that keeps the session over a restart.
     pub session_file: PathBuf,
-    /// Number of this start.
-    pub incarnation: u32,
+    /// File with the count of its starts.
+    pub starts_file: PathBuf,
+    /// File with what it remembers of the others.
+    pub pledges_file: PathBuf,
     /// Certificate and key.
     pub identity: NodeIdentity,
 }
@@ -178,7 +186,15 @@ impl Node {
         let disk = Arc::clone(&machine.disk);
         let published = Published::new(feed);
         let (dialer, tls) = (machine.dialer, machine.tls);
-        let core = open_core(&settings, published, machine.disk, dialer, tls).await?;
+        let start = StartCount::open(Arc::clone(&disk), settings.starts_file.clone())?;
+        let core = open_core(&settings, &start, published, machine.disk, dialer, tls).await?;
+        let pledges = PledgeKeeper::new(
+            Arc::clone(&core),
+            Arc::clone(&disk),
+            settings.pledges_file.clone(),
+            start,
+            &settings.peers_file,
+        );
         let peers_file = settings.peers_file.clone();
         let addresses = PeersKeeper::new(Arc::clone(&core), Arc::clone(&disk), peers_file);
         core.link
@@ -190,11 +206,13 @@ impl Node {
         let status = StatusBoard::new(Arc::clone(&core), Arc::clone(&barriers), settings.name);
         let beat = Arc::clone(&core.beat);
         parts.spawn("beat", async move { beat.run().await });
+        parts.spawn("pledges", pledges.run());
         parts.spawn("succession", succession::run(Arc::clone(&core)));
         parts.spawn("barriers", serve_barriers);
         parts.spawn("status", Arc::clone(&status).run());
         parts.spawn("leases", lease_keeper::run(Arc::clone(&core)));
         parts.spawn("log compaction", log_compaction::run(Arc::clone(&core)));
+        parts.spawn("disk", disk_watch::run(Arc::clone(&core)));
         parts.spawn("level", level_keeper::run(Arc::clone(&core)));
         parts.spawn("lineages", lineage_watch::run(Arc::clone(&core)));
         parts.spawn("authority", authority_change::run(Arc::clone(&core)));
@@ -236,7 +254,15 @@ impl Node {
         matches!(tokio::time::timeout(timeout, asked).await, Ok(Ok(())))
     }
 
-    /// Ends when consensus has stopped by itself, with the reason: the disk failed, or an entry cannot be read.
+    /// Why this member is of no use any more: the disk failed, or an entry cannot be read.
+    pub fn failure(&self) -> Option<String> {
+        let stopped = self.core.view.metrics().running_state.err();
+        let stopped = stopped.map(|fatal| fatal.to_string());
+        stopped.or_else(|| self.core.log.failure())
+    }
+
+    /// Ends when consensus has stopped by itself, with the reason. Raft alone does not hear of a log that has failed
+    /// while nobody waited for a write; such a member would refuse all entries for ever.
     pub async fn failed(&self) -> String {
         let mut panicked = self.panicked.clone();
         tokio::select! {
@@ -251,21 +277,21 @@ impl Node {
         // The other metrics change with every tick; these end with Raft.
         let mut changes = self.core.view.raft.server_metrics();
         loop {
-            if let Err(fatal) = self.core.view.metrics().running_state {
-                return fatal.to_string();
+            if let Some(reason) = self.failure() {
+                return reason;
             }
-            if changes.changed().await.is_err() {
-                return match self.core.view.metrics().running_state {
-                    Err(fatal) => fatal.to_string(),
-                    Ok(()) => "Raft has stopped".into(),
-                };
+            tokio::select! {
+                reason = self.core.log.failed() => return reason,
+                changed = changes.changed() => if changed.is_err() {
+                    return self.failure().unwrap_or_else(|| "Raft has stopped".into());
+                },
             }
         }
     }
 
-    /// Ends when this node's state was found to differ from that of the majority, with what to tell a person.
-    pub async fn differs(&self) -> String {
-        self.core.view.published.lineages.found_to_differ().await
+    /// Ends when this node was found not to be what the others know, with what to tell a person.
+    pub async fn unfit(&self) -> String {
+        self.core.unfit.declared().await
     }
 
     /// Stops in order: no new proposals, leadership handed over, Raft, connections, log.
@@ -290,6 +316,7 @@ impl Node {
 /// Opens log and snapshot and starts Raft on them.
 async fn open_core(
     settings: &NodeSettings,
+    start: &StartCount,
     published: Arc<Published>,
     disk: Arc<dyn Disk>,
     dialer: Arc<dyn Dialer>,
@@ -301,11 +328,18 @@ async fn open_core(
         settings.log_segment_bytes,
     );
     let log = Arc::new(log?);
-    let snapshots = SnapshotStore::open(disk, settings.snapshot_dir.clone())?;
+    let snapshots = SnapshotStore::open(Arc::clone(&disk), settings.snapshot_dir.clone())?;
     let machine = RaftStateMachine::open(snapshots.clone(), Arc::clone(&published))?;
     let peers = Arc::new(Peers::over(dialer));
     let quorum = Arc::new(QuorumWatch::default());
-    let network = Network::new(settings.id, Arc::clone(&peers), Arc::clone(&quorum));
+    let known = pledge_keeper::load(&*disk, &settings.pledges_file);
+    let pledges = Arc::new(Pledges::new(known, start.before()));
+    let network = Network::new(
+        settings.id,
+        Arc::clone(&peers),
+        Arc::clone(&quorum),
+        Arc::clone(&pledges),
+    );
     let store = RaftLogStore::new(Arc::clone(&log));
     let config = raft_config(&settings.cluster)?;
     let raft = Raft::new(settings.id, config, network, store, machine)
@@ -321,15 +355,18 @@ async fn open_core(
     });
     Ok(Arc::new(Core {
         writer: Writer::new(Arc::clone(&view), Arc::clone(&log)),
-        link: LeaderLink::new(Arc::clone(&view), peers),
+        link: LeaderLink::new(Arc::clone(&view), peers, Arc::clone(&pledges)),
         view,
         log,
         snapshots,
         quorum,
         beat: Arc::default(),
+        pledges,
+        unfit: Unfit::default(),
+        is_stalled: AtomicBool::new(false),
         leases: LeaseTable::default(),
         session: SessionCell::default(),
-        numbers: RequestNumbers::new(settings.incarnation),
+        numbers: RequestNumbers::new(start.this()),
         abandoned: tokio::sync::Notify::new(),
         authority,
         changing: Arc::default(),
@@ -354,6 +391,8 @@ fn raft_config(cluster: &str) -> anyhow::Result<Arc<Config>> {
         heartbeat_interval: millis(HEARTBEAT_INTERVAL),
         election_timeout_min: millis(ELECTION_TIMEOUT_MIN),
         election_timeout_max: millis(ELECTION_TIMEOUT_MAX),
+        // Not before a majority has agreed that this member is what it was (`pledge_keeper.rs`).
+        enable_elect: false,
         enable_pre_vote: Some(true),
         // A leader sends entries before its own disk has them, so one that was killed may have lost some that others
         // keep. Leading on in the same term, it would give their log ids to other entries: it stands for election.

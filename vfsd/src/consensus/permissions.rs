@@ -58,6 +58,11 @@ pub fn check(peer: &Peer, request: &Request<'_>) -> Result<(), Refusal> {
         | Request::Enrol(_)
         | Request::Lineage(_)
         | Request::Overview => check_member(peer),
+        // Whoever may send Raft's messages may say what it remembers; what it says counts by `may_end_others`.
+        Request::Greet(_) => match peer.standing {
+            Standing::Unheard => Ok(()),
+            _ => check_member(peer),
+        },
         Request::LineageVerdict(..) => {
             check_writer(peer, "telling others that they differ")?;
             if peer.is_voter {
@@ -170,6 +175,12 @@ fn check_raft(peer: &Peer, speaks_for: u64) -> Result<(), Refusal> {
         )),
         Standing::Replaced | Standing::Gone => check_member(peer),
     }
+}
+
+/// Whether this member stops for good when `peer` remembers more of it than it knows itself: who could lead it astray
+/// in any other way as well.
+pub fn may_end_others(peer: &Peer) -> bool {
+    check_raft(peer, peer.node.0).is_ok()
 }
 
 fn check_member(peer: &Peer) -> Result<(), Refusal> {

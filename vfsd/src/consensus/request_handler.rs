@@ -19,6 +19,8 @@ use crate::clock;
 use crate::consensus::cluster::authority_change;
 use crate::consensus::cluster::lineage_watch;
 use crate::consensus::cluster::membership;
+use crate::consensus::cluster::pledge_keeper;
+use crate::consensus::cluster::pledges::Known;
 use crate::consensus::core::Core;
 use crate::consensus::leader_link::{OwnAnswer, OwnAnswers};
 use crate::consensus::permissions::{self, Peer, Refusal, Standing};
@@ -27,6 +29,7 @@ use crate::consensus::raft::incoming_snapshot::{Progress, Receiving};
 use crate::consensus::raft::snapshot_store::SnapshotHead;
 use crate::consensus::raft::types::{self, Snapshot};
 use crate::consensus::sessions::lease_table::Renewed;
+use crate::consensus::standing::peer_of;
 use crate::consensus::wire::{
     self, Append, AppendReply, Ballot, ChangeRefusal, ClusterChange, MemberHealth, Renewal, Reply,
     Request, SnapshotPart, Transfer, TransferReply, VoteReply,
@@ -37,7 +40,7 @@ use crate::state_machine::blob::BlobDigest;
 use crate::state_machine::command::Entry;
 use crate::state_machine::content::Content;
 use crate::state_machine::ids::{NodeId, SessionId};
-use crate::storage::record::StoredEntry;
+use crate::storage::record::{StoredEntry, Vote};
 use crate::transport::enrol::{EnrolRefusal, EnrolReply, EnrolRequest};
 use crate::transport::server::{Service, ServiceError, ServiceFuture};
 
@@ -83,6 +86,9 @@ impl Service for RequestHandler {
             let peer = peer_of(&core, node);
             if let Err(refusal) = permissions::check(&peer, &request) {
                 return Ok(refused(&core, &peer, &request, refusal)?.encode());
+            }
+            if let (true, Some(why)) = (is_of_raft(&request), core.why_apart()) {
+                return Ok(Reply::NotReady(why).encode());
             }
             let reply = match request {
                 Request::Append(append) => {
@@ -140,21 +146,16 @@ impl OwnAnswers for OwnRequests {
     }
 }
 
-/// What this node knows of `node`, whose certificate was checked.
-fn peer_of(core: &Core, node: u64) -> Peer {
-    let state = core.view.published.state.load();
-    let standing = match state.member(NodeId(node)) {
-        Some(member) => Standing::Member(member.grant),
-        None if state.enrolment_after(NodeId(node)).is_some() => Standing::Replaced,
-        // Ids are log indexes: one beyond what is applied here may be a member that this node has not heard of yet.
-        None if node > state.applied().0 => Standing::Unheard,
-        None => Standing::Gone,
-    };
-    Peer {
-        node: NodeId(node),
-        standing,
-        is_voter: core.view.is_voter(node),
-    }
+/// Whether it elects, or is to be acknowledged: a member that may have forgotten what it promised must not answer.
+fn is_of_raft(request: &Request<'_>) -> bool {
+    matches!(
+        request,
+        Request::Append(_)
+            | Request::Vote(_)
+            | Request::PreVote(_)
+            | Request::TransferLeader(_)
+            | Request::Snapshot(_)
+    )
 }
 
 /// The answer to a request that is not allowed.
@@ -167,18 +168,13 @@ fn refused(
     request: &Request<'_>,
     refusal: Refusal,
 ) -> Result<Reply, String> {
-    let is_raft = matches!(
-        request,
-        Request::Append(_)
-            | Request::Vote(_)
-            | Request::PreVote(_)
-            | Request::TransferLeader(_)
-            | Request::Snapshot(_)
-            | Request::TakeAuthority(_)
-            | Request::Authority(_)
-    );
+    let is_final = is_of_raft(request)
+        || matches!(
+            request,
+            Request::TakeAuthority(_) | Request::Authority(_) | Request::Greet(_)
+        );
     // The table may lag behind on a node that does not lead; the leader's is complete.
-    if !is_raft && core.view.leading_term().is_none() {
+    if !is_final && core.view.leading_term().is_none() {
         return Ok(Reply::NotLeader(None));
     }
     // One that this node has yet to hear of asks again.
@@ -226,6 +222,7 @@ async fn dispatch(core: &Arc<Core>, node: u64, request: Request<'_>) -> Result<R
             Ok(Reply::VerdictHeard)
         }
         Request::Authority(request) => authority_change::answer(core, request),
+        Request::Greet(greeting) => Ok(pledge_keeper::answer(core, node, greeting)),
         Request::Append(_) | Request::Snapshot(_) => {
             Err("a node does not replicate to itself".into())
         }
@@ -320,7 +317,17 @@ fn overview(core: &Core) -> Reply {
     Reply::Overview(members.collect())
 }
 
+/// Whoever stands for election has voted for itself before, durably.
+fn note_candidate(core: &Core, vote: Vote) {
+    let voted = Vote {
+        committed: false,
+        ..vote
+    };
+    core.pledges.remember(vote.node, Known::of(voted, None));
+}
+
 async fn answer_append(core: &Core, body: &Bytes, append: Append<'_>) -> Result<Reply, String> {
+    note_candidate(core, append.vote);
     let entries: Result<Vec<_>, _> = append
         .entries
         .iter()
@@ -366,6 +373,9 @@ async fn answer_append(core: &Core, body: &Bytes, append: Append<'_>) -> Result<
 }
 
 async fn answer_vote(core: &Core, ballot: Ballot, pre: bool) -> Result<Reply, String> {
+    if !pre {
+        note_candidate(core, ballot.vote);
+    }
     let request = VoteRequest {
         vote: types::vote(ballot.vote),
         last_log_id: ballot.last.map(types::log_id),

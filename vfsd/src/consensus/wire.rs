@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::consensus::cluster::pledges::Known;
 use crate::consensus::raft::snapshot_store::SnapshotHead;
 use crate::state_machine::blob::BlobDigest;
 use crate::state_machine::ids::{LogIndex, SessionId};
@@ -48,6 +49,17 @@ pub enum Request<'a> {
     LineageVerdict(LogIndex, Option<Lineage>),
     /// Brings a member along on the way to another authority.
     Authority(AuthorityRequest),
+    /// Says what the sender's disk holds, and what it remembers of the receiver's.
+    Greet(Greeting),
+}
+
+/// What members tell each other of their disks, both ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Greeting {
+    /// What the sender's disk holds.
+    pub own: Known,
+    /// What the sender remembers of the receiver, if anything.
+    pub yours: Option<Known>,
 }
 
 /// What the leader asks of a member on the way to another authority.
@@ -236,6 +248,8 @@ pub enum Reply {
     VerdictHeard,
     /// To [`AuthorityRequest::View`].
     AuthorityView(AuthorityView),
+    /// To [`Request::Greet`].
+    Greeted(Greeting),
 }
 
 /// See the Raft paper.

@@ -43,6 +43,8 @@ impl Level {
     pub const ALL_NAMES_BIND: Self = Self(2);
     /// A lock gets no second name, wherever.
     pub const LOCKS_HAVE_ONE_NAME: Self = Self(2);
+    /// Members tell each other what their disks hold.
+    pub const PLEDGES: Self = Self(2);
 
     /// The newest that this build knows.
     pub const KNOWN: Self = Self(RULES_KNOWN);

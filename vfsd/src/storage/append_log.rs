@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
@@ -18,8 +19,9 @@ use tokio::sync::Notify;
 use super::disk::{self, Disk, DiskFile, RealDisk};
 use super::log_index::{LogIndex, Place};
 use super::log_writer::{LogWriter, Start};
-use super::record::{Checkpoint, Position, StoredEntry, Vote};
+use super::record::{Checkpoint, Pledge, Position, StoredEntry, Vote};
 use super::{StorageError, atomic_file, recovery, segment};
+use crate::clock;
 use crate::limits::{
     COMMITTED_MARK_EVERY, ENTRY_BYTES_MAX, LOG_QUEUE_BYTES_MAX, LOG_SEGMENT_BYTES,
 };
@@ -58,6 +60,8 @@ pub(super) struct Shared {
     /// Wakes a writer that is a task.
     pub(super) work_for_task: Notify,
     room: Notify,
+    /// Rings when the log is closed by an error.
+    failed: Notify,
     // Held while waiting for room, so that who came first goes on first.
     room_queue: tokio::sync::Mutex<()>,
 }
@@ -81,6 +85,10 @@ struct State {
     committed_unwritten: bool,
     /// The last entry that came to disk; it may have been truncated since.
     written: Option<Position>,
+    /// What came to disk of votes, and of entries under the last of them.
+    pledge: Pledge,
+    /// Since when the writer has been busy with one batch.
+    writes_since: Option<Duration>,
     /// The last purge that came to disk.
     purge_written: Option<Position>,
     poisoned: Option<String>,
@@ -194,6 +202,10 @@ impl AppendLog {
             segment_bytes,
             state: Mutex::new(State {
                 purge_written: found.index.purged,
+                pledge: Pledge {
+                    vote: found.index.vote,
+                    last: None,
+                },
                 index: found.index,
                 segments,
                 ..State::default()
@@ -201,6 +213,7 @@ impl AppendLog {
             work: Condvar::new(),
             work_for_task: Notify::new(),
             room: Notify::new(),
+            failed: Notify::new(),
             room_queue: tokio::sync::Mutex::new(()),
         });
         let writer = LogWriter::new(Arc::clone(&shared), start);
@@ -249,6 +262,19 @@ impl AppendLog {
         }
     }
 
+    /// What the disk holds for good by now, of what came to it since the log was opened.
+    pub fn pledge(&self) -> Pledge {
+        self.shared.state.lock().pledge
+    }
+
+    /// How long the disk has been busy with one batch.
+    pub fn stalled_for(&self) -> Duration {
+        let since = self.shared.state.lock().writes_since;
+        since.map_or(Duration::ZERO, |since| {
+            clock::boottime().saturating_sub(since)
+        })
+    }
+
     /// Bytes of all entries appended since the log was opened, and of those found then: a measure that only grows.
     pub fn appended_bytes(&self) -> u64 {
         self.shared.state.lock().index.appended_bytes()
@@ -285,6 +311,23 @@ impl AppendLog {
                 return Ok(());
             }
             room.await;
+        }
+    }
+
+    /// Why nothing is written any more; nothing while the log takes what it is given.
+    pub fn failure(&self) -> Option<String> {
+        self.shared.poisoned()
+    }
+
+    /// Ends when nothing is written any more, with the reason. Not every write has somebody who waits for it: a
+    /// committed mark, a purge and a truncation have not.
+    pub async fn failed(&self) -> String {
+        loop {
+            let failed = self.shared.failed.notified();
+            if let Some(reason) = self.failure() {
+                return reason;
+            }
+            failed.await;
         }
     }
 
@@ -570,6 +613,7 @@ impl Shared {
             batch.push(Operation::Committed(mark));
         }
         if !batch.is_empty() {
+            state.writes_since = Some(clock::boottime());
             return Next::Batch(batch);
         }
         if !state.closing {
@@ -579,13 +623,23 @@ impl Shared {
         Next::End
     }
 
+    /// The batch that was taken is done with.
+    pub(super) fn note_done(&self) {
+        self.state.lock().writes_since = None;
+    }
+
     pub(super) fn note_purged(&self, position: Position) {
         let mut state = self.state.lock();
         state.purge_written = state.purge_written.max(Some(position));
     }
 
-    pub(super) fn note_written(&self, places: impl Iterator<Item = (Position, Place)>) {
+    pub(super) fn note_written(
+        &self,
+        places: impl Iterator<Item = (Position, Place)>,
+        pledge: Pledge,
+    ) {
         let mut state = self.state.lock();
+        state.pledge = pledge;
         for (position, place) in places {
             state.index.set_place(position, place);
             state.written = Some(position);
@@ -609,6 +663,7 @@ impl Shared {
         let mut state = self.state.lock();
         state.poisoned.get_or_insert(reason);
         self.room.notify_one();
+        self.failed.notify_waiters();
     }
 }
 

@@ -152,7 +152,7 @@ impl DataDir {
         self.root.join("identity.age")
     }
 
-    /// How many times this member was started.
+    /// How many starts of this member took part in the cluster.
     pub fn incarnation_file(&self) -> PathBuf {
         self.root.join("incarnation")
     }
@@ -162,35 +162,18 @@ impl DataDir {
         self.root.join("peers.json")
     }
 
-    /// Why this member must not start any more, once its state was found to differ from that of the majority.
+    /// What the others have said that their disks hold.
+    pub fn pledges_file(&self) -> PathBuf {
+        self.root.join("pledges.json")
+    }
+
+    /// Why this member must not start any more, once it was found not to be what the others know.
     pub fn differs_file(&self) -> PathBuf {
         self.root.join("differs")
     }
 
     fn format_file(&self) -> PathBuf {
         self.root.join("FORMAT")
-    }
-
-    /// Raises the count of starts and returns the new value, durable before it is used: request numbers of this start
-    /// begin above all of the earlier ones.
-    ///
-    /// # Errors
-    /// [`StorageError::Io`], also when the file holds no number.
-    pub fn raise_incarnation(&self) -> Result<u32, StorageError> {
-        let path = self.incarnation_file();
-        let last: u32 = match fs::read_to_string(&path) {
-            Ok(text) => text.trim().parse().map_err(|error| {
-                StorageError::io("parse", &path)(std::io::Error::new(
-                    std::io::ErrorKind::InvalidData,
-                    error,
-                ))
-            })?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
-            Err(error) => return Err(StorageError::io("read", &path)(error)),
-        };
-        let next = last + 1;
-        atomic_file::write(&path, format!("{next}\n").as_bytes(), 0o600)?;
-        Ok(next)
     }
 }
 
@@ -324,13 +307,5 @@ mod tests {
         assert_eq!(format(), format!("vfsd data directory {FORMAT_KNOWN}\n"));
         drop(dir);
         DataDir::open(temp.path()).unwrap();
-    }
-
-    #[test]
-    fn the_incarnation_grows_with_each_start() {
-        let temp = tempfile::tempdir().unwrap();
-        let dir = DataDir::create(temp.path()).unwrap();
-        assert_eq!(dir.raise_incarnation().unwrap(), 1);
-        assert_eq!(dir.raise_incarnation().unwrap(), 2);
     }
 }

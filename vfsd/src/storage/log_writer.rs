@@ -13,7 +13,7 @@ use super::append_log::{Completion, Next, Operation, Shared};
 use super::disk::{Disk, DiskFile, Pause, Worker};
 use super::frame::{self, HEADER_LEN};
 use super::log_index::Place;
-use super::record::{Checkpoint, Position, RECORD_VERSION, Record};
+use super::record::{Checkpoint, Pledge, Position, RECORD_VERSION, Record};
 use super::{StorageError, segment};
 use crate::limits::{COMMITTED_MARK_EVERY, LOG_BATCH_BYTES_MAX};
 
@@ -26,6 +26,8 @@ pub(super) struct LogWriter {
     spare: Option<mpsc::Receiver<Result<PathBuf, StorageError>>>,
     /// What a segment that begins now would have to say of the ones before it.
     written: Checkpoint,
+    /// What the disk holds for good once the next flush is over.
+    pledge: Pledge,
     segment_last: BTreeMap<u64, Option<u64>>,
 }
 
@@ -64,6 +66,10 @@ impl LogWriter {
             offset,
             spare: None,
             written,
+            pledge: Pledge {
+                vote: written.vote,
+                last: None,
+            },
             segment_last,
         };
         writer.written.version = RECORD_VERSION;
@@ -90,6 +96,7 @@ impl LogWriter {
             );
             self.shared.poison(error.to_string());
         }
+        self.shared.note_done();
         for completion in batch.completions {
             completion(match &failure {
                 None => Ok(()),
@@ -112,11 +119,18 @@ impl LogWriter {
         for operation in operations {
             let record = match &operation {
                 Operation::Vote(vote) => {
+                    if self.pledge.vote != Some(*vote) {
+                        self.pledge = Pledge {
+                            vote: Some(*vote),
+                            last: None,
+                        };
+                    }
                     self.written.vote = Some(*vote);
                     Record::Vote(*vote)
                 }
                 Operation::Entry(entry) => {
                     self.written.last_index = Some(entry.position.index);
+                    self.pledge.last = Some(entry.position);
                     Record::Entry {
                         position: entry.position,
                         kind: entry.kind,
@@ -208,7 +222,7 @@ impl LogWriter {
                 },
             )
         });
-        self.shared.note_written(places);
+        self.shared.note_written(places, self.pledge);
         if let Some(purged) = batch.purged {
             self.shared.note_purged(purged);
             self.delete_segments(purged)?;
@@ -220,9 +234,9 @@ impl LogWriter {
     fn roll(&mut self) -> Result<(), StorageError> {
         let disk = &*self.shared.disk;
         let prepared = match self.spare.take().map(|spare| spare.recv()) {
-            Some(Ok(prepared)) => prepared?,
-            // The preparing thread panicked or was never started: prepare it here.
-            Some(Err(_)) | None => {
+            Some(Ok(Ok(prepared))) => prepared,
+            // It was prepared long ago, and what failed then may go now: there is room again, or a thread.
+            Some(Ok(Err(_)) | Err(_)) | None => {
                 segment::prepare(disk, &self.shared.dir, self.shared.segment_bytes)?
             }
         };

@@ -13,6 +13,7 @@ mod log_writer;
 pub mod record;
 mod recovery;
 mod segment;
+pub mod start_count;
 
 use std::io;
 use std::path::{Path, PathBuf};

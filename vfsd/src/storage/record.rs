@@ -29,6 +29,18 @@ pub struct Vote {
     pub committed: bool,
 }
 
+/// What a member's disk holds for good. Whoever was told so may count on it, whatever the member goes through.
+///
+/// Under one vote it only grows: entries that came to the log under a leader's vote are that leader's, and only one of
+/// a later term truncates them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Pledge {
+    /// The vote that it has given.
+    pub vote: Option<Vote>,
+    /// The last entry that came to its log under that vote, as far as known.
+    pub last: Option<Position>,
+}
+
 /// An entry as the log keeps it. What `kind` and `payload` mean is decided by its user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredEntry {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use nix::sys::socket::{setsockopt, sockopt};
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -24,7 +25,8 @@ use super::frame::{Frame, FrameKind, codec};
 use super::tls::LiveTls;
 use super::{identity, tls};
 use crate::limits::{
-    CONNECT_TIMEOUT, CONNECTION_SILENCE_MAX, REQUESTS_UNDER_WAY_MAX, TCP_SILENCE_MAX,
+    CONNECT_TIMEOUT, CONNECTION_SILENCE_MAX, REQUESTS_UNDER_WAY_MAX, TCP_PROBE_EVERY,
+    TCP_SILENCE_MAX,
 };
 
 /// Id for a channel to whatever member is at the address.
@@ -105,6 +107,16 @@ impl Channel {
                 Err(CallError::TimedOut(timeout))
             }
         }
+    }
+
+    /// Connects unless there is a connection, and says what was agreed on.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn reach(&self, timeout: Duration) -> Result<u32, CallError> {
+        let reached = tokio::time::timeout(timeout, self.live()).await;
+        reached.map_err(|_| CallError::TimedOut(timeout))??;
+        Ok(self.rules().unwrap_or_default())
     }
 
     async fn call_on_connection(&self, body: Bytes) -> Result<Bytes, CallError> {
@@ -190,14 +202,19 @@ pub async fn connect_as(
     TlsConnector::from(Arc::clone(tls)).connect(name, tcp).await
 }
 
-/// Sets what every connection needs: no waiting for more bytes, and an end when the peer falls silent.
+/// Sets what every connection needs: no waiting for more bytes, and an end when the peer's machine falls silent, also
+/// while nothing is sent and an answer is waited for.
 ///
 /// # Errors
 /// What the system said.
 pub fn tune(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let silence_ms = u32::try_from(TCP_SILENCE_MAX.as_millis()).map_err(io::Error::other)?;
-    nix::sys::socket::setsockopt(tcp, nix::sys::socket::sockopt::TcpUserTimeout, &silence_ms)?;
+    setsockopt(tcp, sockopt::TcpUserTimeout, &silence_ms)?;
+    let every = u32::try_from(TCP_PROBE_EVERY.as_secs()).map_err(io::Error::other)?;
+    setsockopt(tcp, sockopt::KeepAlive, &true)?;
+    setsockopt(tcp, sockopt::TcpKeepIdle, &every)?;
+    setsockopt(tcp, sockopt::TcpKeepInterval, &every)?;
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use vfsd::fs::errno::{Failure, FsResult};
 use vfsd::fs::file_system::FileSystem;
 use vfsd::fs::open_flags::OpenFlags;
 use vfsd::fs::proposer::Proposer;
+use vfsd::state_machine::command::SetAttr;
 use vfsd::state_machine::ids::{HandleId, InodeNo};
 use vfsd::state_machine::outcome::FsError;
 
@@ -153,7 +154,8 @@ impl Client {
             sleep(Duration::from_millis(pause)).await;
             let (what, result) = match self.rng.random_range(0..100) {
                 0..25 if self.saves => ("save", self.save(false).await),
-                25..35 if self.saves => ("replace", self.save(true).await),
+                25..33 if self.saves => ("replace", self.save(true).await),
+                33..36 if self.saves => ("truncate", self.truncate().await),
                 0..55 => ("read", self.read_file().await),
                 55..70 => ("append", self.append().await),
                 70..78 => ("lines", self.read_lines().await),
@@ -217,6 +219,37 @@ impl Client {
             Err(_) => saves.failed(call),
         }
         saved
+    }
+
+    /// Empties a file by its path, as truncate(2) does: the save with the number 0.
+    async fn truncate(&mut self) -> FsResult<()> {
+        let file = self.any_file();
+        let Some(call) = self.shared.checkers.lock().saves.saves(file, 0) else {
+            return Ok(());
+        };
+        let truncated = async {
+            self.fs.barrier().await?;
+            let attr = self.fs.lookup(ROOT, OsStr::new(file))?;
+            let set = SetAttr {
+                inode: InodeNo(attr.node),
+                mode: None,
+                uid: None,
+                gid: None,
+                size: Some(0),
+                atime: None,
+                mtime: None,
+            };
+            self.fs.set_attr(NOBODY, attr.node, set).await
+        };
+        let truncated = truncated.await;
+        let saves = &mut self.shared.checkers.lock().saves;
+        match &truncated {
+            Ok(_) => saves.saved(call),
+            // One that is not there is empty.
+            Err(Failure::Refused(FsError::NotFound)) => saves.never(call),
+            Err(_) => saves.failed(call),
+        }
+        truncated.map(drop)
     }
 
     async fn replace(&self, file: &str, content: &[u8]) -> FsResult<()> {

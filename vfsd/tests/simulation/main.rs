@@ -11,6 +11,8 @@ mod clients;
 mod founding;
 mod member;
 mod network;
+mod older_copy;
+mod scenarios;
 mod trace;
 mod world;
 
@@ -20,6 +22,8 @@ use std::time::Duration;
 
 /// Names the seed of the one world of a process.
 const WORLD: &str = "CONTEXTOS_SIMULATED_WORLD";
+/// Names a scenario for that world.
+const SCENARIO: &str = "CONTEXTOS_SIMULATED_SCENARIO";
 /// Shows the trace.
 const LOUD: &str = "CONTEXTOS_SIMULATED_LOUD";
 /// Repeats one seed; set by scripts/replay.sh.
@@ -28,6 +32,8 @@ const REPEAT: &str = "CONTEXTOS_SEED";
 /// can be given; scripts/simulate.sh looks at thousands.
 const WORLDS: u64 = 60;
 const WORLDS_OF: &str = "CONTEXTOS_SIMULATED_WORLDS";
+/// Each scenario is looked at with these.
+const SCENARIO_SEEDS: std::ops::Range<u64> = 0..4;
 /// A world that takes longer hangs.
 const WORLD_MAX: Duration = Duration::from_secs(120);
 
@@ -44,15 +50,19 @@ fn one_world() {
         eprintln!("the world takes longer than {WORLD_MAX:?}");
         std::process::abort();
     });
+    let is_loud = std::env::var(LOUD).is_ok();
+    if is_loud {
+        // VFSD_LOG=debug shows what the members say, too. Not on the thread of the world, whose chance it would use.
+        drop(vfsd::telemetry::start());
+    }
     // A fresh thread: what was drawn by this one before does not count.
     let world = std::thread::spawn(move || {
         chance::begin(seed);
-        if std::env::var(LOUD).is_ok() {
+        if is_loud {
             trace::be_loud();
-            // VFSD_LOG=debug shows what the members say, too.
-            drop(vfsd::telemetry::start());
         }
-        let ran = std::panic::catch_unwind(|| world::run(seed));
+        let scenario = std::env::var(SCENARIO).ok();
+        let ran = std::panic::catch_unwind(|| world::run(seed, scenario.as_deref()));
         let summary = trace::summary();
         if ran.is_err() {
             println!("{}", trace::tail());
@@ -65,13 +75,16 @@ fn one_world() {
     std::process::exit(if held { 0 } else { 1 });
 }
 
-fn process_of(seed: u64, loud: bool) -> Output {
+fn process_of(seed: u64, scenario: Option<&str>, loud: bool) -> Output {
     let program = std::env::current_exe().unwrap();
     let mut command = Command::new(program);
     command
         .args(["--exact", "one_world", "--nocapture", "--test-threads=1"])
         .env(WORLD, seed.to_string())
         .env_remove(LOUD);
+    if let Some(scenario) = scenario {
+        command.env(SCENARIO, scenario);
+    }
     if loud {
         command.env(LOUD, "1");
     }
@@ -86,7 +99,7 @@ fn text(output: &Output) -> String {
 #[test]
 fn every_world_holds() {
     if let Some(seed) = number(REPEAT) {
-        let output = process_of(seed, true);
+        let output = process_of(seed, None, true);
         println!("{}", text(&output));
         assert!(output.status.success(), "world {seed} does not hold");
         return;
@@ -103,7 +116,7 @@ fn every_world_holds() {
                     if seed >= worlds || failed.lock().len() >= 10 {
                         return;
                     }
-                    let output = process_of(seed, false);
+                    let output = process_of(seed, None, false);
                     if !output.status.success() {
                         failed.lock().push((seed, text(&output)));
                     }
@@ -122,12 +135,24 @@ fn every_world_holds() {
 }
 
 #[test]
+fn every_scenario_holds() {
+    for scenario in scenarios::ALL {
+        for seed in SCENARIO_SEEDS {
+            let seed = number(REPEAT).unwrap_or(seed);
+            let output = process_of(seed, Some(scenario), number(REPEAT).is_some());
+            let text = text(&output);
+            assert!(output.status.success(), "{scenario}, seed {seed}:\n{text}");
+        }
+    }
+}
+
+#[test]
 fn the_same_seed_gives_the_same_world() {
     if number(REPEAT).is_some() {
         return;
     }
     for seed in [1, 2, 3] {
-        let [first, second] = [0, 1].map(|_| text(&process_of(seed, true)));
+        let [first, second] = [0, 1].map(|_| text(&process_of(seed, None, true)));
         let differ = first
             .lines()
             .zip(second.lines())

@@ -1,11 +1,14 @@
 //! One member of a simulated cluster: a machine with a disk, on which the product runs, goes down and starts again.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
+use vfsd::consensus::cluster::pledges::Known;
 use vfsd::consensus::node::{Listen, Listening, Machine, Node, NodeSettings};
 use vfsd::consensus::raft::types::EntryBytes;
 use vfsd::fs::FileSystem;
@@ -14,8 +17,8 @@ use vfsd::state_machine::StateMachine;
 use vfsd::state_machine::outcome::Change;
 use vfsd::storage::append_log::AppendLog;
 use vfsd::storage::disk::Disk;
-use vfsd::storage::disk::fake::{FakeDisk, Faults};
-use vfsd::storage::record::StoredEntry;
+use vfsd::storage::disk::fake::{DiskCopy, FakeDisk, Faults};
+use vfsd::storage::record::{Pledge, StoredEntry};
 
 use super::network::Network;
 use super::{founding, trace};
@@ -23,6 +26,8 @@ use super::{founding, trace};
 /// Large enough for the largest save of the clients, and small: it is filled often, and a batch is a quarter of it, so
 /// that what a member has missed comes to its disk in many.
 pub const SEGMENT: u64 = 128 * 1024;
+/// What a member remembers of the others.
+pub const PLEDGES: &str = "/data/pledges";
 /// How long work on a healthy disk takes at most.
 pub const DISK_LATENCY: Duration = Duration::from_millis(3);
 
@@ -55,7 +60,11 @@ pub struct Member {
     pub running: Option<Running>,
     /// Whether its disk was told to fail since it came up.
     pub has_faults: bool,
-    incarnation: u32,
+    /// Until when its disk has no room: what fails by it stays down until then.
+    pub full_until: Option<Instant>,
+    /// Whether it was found to be unfit: its daemon does not start any more.
+    pub is_out: bool,
+    handles: u64,
 }
 
 /// Writes what is applied into the trace.
@@ -96,7 +105,7 @@ impl Member {
     /// A machine whose log holds the first entries of the cluster.
     pub async fn new(id: u64, seed: u64, first: Vec<StoredEntry>) -> Self {
         let disk = FakeDisk::new(seed, healthy());
-        for dir in ["/log", "/snapshots", "/run"] {
+        for dir in ["/log", "/snapshots", "/data", "/run"] {
             disk.create_dir(Path::new(dir)).unwrap();
         }
         disk.sync_dir(Path::new("/")).unwrap();
@@ -112,7 +121,9 @@ impl Member {
             disk: disk.after_kill(),
             running: None,
             has_faults: false,
-            incarnation: 0,
+            full_until: None,
+            is_out: false,
+            handles: 0,
         }
     }
 
@@ -121,12 +132,9 @@ impl Member {
     /// # Errors
     /// As the start says.
     pub async fn start(&mut self, network: &Network) -> anyhow::Result<()> {
-        self.incarnation += 1;
+        self.handles += 1;
         trace::line(&format!("n{} starts", self.id));
-        let fs = FileSystem::new(
-            u64::from(self.incarnation) << 32,
-            tokio::runtime::Handle::current(),
-        );
+        let fs = FileSystem::new(self.handles << 32, tokio::runtime::Handle::current());
         let (network_of, id, disk) = (network.clone(), self.id, self.disk.clone());
         let listen: Listen = Box::new(move |service| {
             network_of.join(id, service, disk);
@@ -160,8 +168,9 @@ impl Member {
             snapshot_dir: "/snapshots".into(),
             tls_dir: PathBuf::from("/nonexistent/tls"),
             session_file: "/run/session".into(),
-            peers_file: "/run/peers".into(),
-            incarnation: self.incarnation,
+            peers_file: "/data/peers".into(),
+            starts_file: "/data/starts".into(),
+            pledges_file: PLEDGES.into(),
             // Nothing is encrypted here.
             identity: vfsd::transport::identity::NodeIdentity {
                 certificate: CertificateDer::from(Vec::new()),
@@ -192,6 +201,54 @@ impl Member {
         if loss == Loss::Power && self.disk.remove(Path::new("/run/session")).is_ok() {
             self.disk.sync_dir(Path::new("/run")).unwrap();
         }
+    }
+
+    /// What is on its disk now, if it runs, and what others may remember of it without knowing that it was copied.
+    pub fn copy(&self) -> Option<(DiskCopy, Known)> {
+        let core = self.running.as_ref()?.node.core();
+        let held = Known {
+            starts: core.pledges.starts(),
+            pledge: Pledge {
+                vote: core.log.vote(),
+                last: core.log.bounds().last,
+            },
+        };
+        Some((self.disk.copy(), held))
+    }
+
+    /// What it remembers of `node`, as its disk says.
+    pub fn remembers(&self, node: u64) -> Option<Known> {
+        let text = self.disk.peek(Path::new(PLEDGES))?;
+        let known: BTreeMap<u64, Known> = serde_json::from_slice(&text).unwrap();
+        known.get(&node).copied()
+    }
+
+    /// The machine, which is down, will start with an older copy of its disk.
+    pub fn put_back(&mut self, copy: &DiskCopy) {
+        assert!(self.running.is_none());
+        trace::line(&format!("the disk of n{} is put back", self.id));
+        self.disk = self.disk.after_put_back(copy);
+        self.disk.set_faults(healthy());
+        self.has_faults = false;
+    }
+
+    /// From now on its disk has no room for more, until `until`.
+    pub fn fill_disk(&mut self, until: Instant) {
+        trace::line(&format!("the disk of n{} is full", self.id));
+        self.full_until = Some(until);
+        self.set_faults(Faults {
+            capacity: Some(0),
+            ..Faults::default()
+        });
+    }
+
+    /// Whether its disk has no room; it gets some when the time has come.
+    pub fn is_full(&mut self) -> bool {
+        if self.full_until.is_some_and(|until| Instant::now() >= until) {
+            self.full_until = None;
+            self.set_faults(Faults::default());
+        }
+        self.full_until.is_some()
     }
 
     /// What its disk does wrong from now on.

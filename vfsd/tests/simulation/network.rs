@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
-use vfsd::consensus::cluster::peers::{Answer, Dialer, Purpose, Way};
+use vfsd::consensus::cluster::peers::{Answer, Dialer, Purpose, Reached, Way};
 use vfsd::limits::RULES_KNOWN;
 use vfsd::storage::disk::fake::FakeDisk;
 use vfsd::transport::client::CallError;
@@ -54,6 +54,8 @@ struct State {
     weather: Weather,
     ends: BTreeMap<u64, (Arc<dyn Service>, FakeDisk)>,
     cuts: BTreeSet<(u64, u64)>,
+    /// Members of an earlier build, with the newest rules that they know.
+    earlier: BTreeMap<u64, u32>,
 }
 
 enum Fate {
@@ -77,6 +79,7 @@ impl Network {
             weather: Weather::FAIR,
             ends: BTreeMap::new(),
             cuts: BTreeSet::new(),
+            earlier: BTreeMap::new(),
         };
         Self {
             state: Arc::new(Mutex::new(state)),
@@ -91,6 +94,23 @@ impl Network {
     /// Nothing of `from` reaches `to` any more.
     pub fn cut(&self, from: u64, to: u64) {
         self.state.lock().cuts.insert((from, to));
+    }
+
+    /// `node` says that it knows `rules` and no newer ones.
+    pub fn set_rules(&self, node: u64, rules: u32) {
+        self.state.lock().earlier.insert(node, rules);
+    }
+
+    /// The newest rules that all know.
+    pub fn rules_of_all(&self) -> u32 {
+        let state = self.state.lock();
+        state.earlier.values().copied().min().unwrap_or(RULES_KNOWN)
+    }
+
+    fn rules(&self, one: u64, other: u64) -> u32 {
+        let state = self.state.lock();
+        let of = |node| state.earlier.get(&node).copied().unwrap_or(RULES_KNOWN);
+        of(one).min(of(other))
     }
 
     /// Takes all cuts away.
@@ -171,6 +191,8 @@ impl Dialer for FakeDialer {
         tokio::spawn(carrier.run(to_carry));
         Arc::new(FakeWay {
             letters,
+            network: self.network.clone(),
+            between: (self.node, node),
             address: address.to_owned(),
             disk: self.disk.clone(),
         })
@@ -178,6 +200,8 @@ impl Dialer for FakeDialer {
 }
 
 struct FakeWay {
+    network: Network,
+    between: (u64, u64),
     letters: mpsc::UnboundedSender<Letter>,
     address: String,
     disk: FakeDisk,
@@ -193,7 +217,13 @@ impl Way for FakeWay {
     }
 
     fn rules(&self) -> Option<u32> {
-        Some(RULES_KNOWN)
+        let (from, to) = self.between;
+        Some(self.network.rules(from, to))
+    }
+
+    fn reach(&self, _: Duration) -> Reached<'_> {
+        let (from, to) = self.between;
+        Box::pin(std::future::ready(Ok(self.network.rules(from, to))))
     }
 
     fn call(&self, body: Bytes, timeout: Duration) -> Answer<'_> {

@@ -6,17 +6,18 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, sleep};
+use vfsd::limits::RULES_KNOWN;
 use vfsd::storage::disk::fake::Faults;
 
 use super::clients::{Client, FILES, LINES, Shared, read};
 use super::member::{Loss, Member};
 use super::network::{Network, Weather};
-use super::{founding, trace};
+use super::{founding, older_copy, scenarios, trace};
 
 /// How long things go wrong.
 const TROUBLE: Duration = Duration::from_secs(10);
 /// In this time after the last trouble all members agree: elections, sessions and a snapshot fit in.
-const CALM_MAX: Duration = Duration::from_secs(60);
+pub const CALM_MAX: Duration = Duration::from_secs(60);
 /// How often states are compared: a digest reads all of one.
 const LOOK_EVERY: Duration = Duration::from_millis(400);
 /// Programs on each member.
@@ -26,16 +27,17 @@ const STARTS_MAX: usize = 20;
 
 /// See the module.
 pub struct World {
-    rng: StdRng,
-    network: Network,
-    members: Vec<Member>,
-    shared: Arc<Shared>,
+    pub(super) rng: StdRng,
+    pub(super) network: Network,
+    pub(super) members: Vec<Member>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) older_copy: Option<older_copy::Plan>,
     clients: u64,
     looked: Instant,
 }
 
-/// Runs the world of `seed`; panics if something does not hold.
-pub fn run(seed: u64) {
+/// Runs the world of `seed`, or a scenario in it; panics if something does not hold.
+pub fn run(seed: u64, scenario: Option<&str>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -44,8 +46,13 @@ pub fn run(seed: u64) {
     runtime.block_on(async {
         super::chance::start_clock();
         let mut world = World::new(seed).await;
-        world.trouble().await;
-        world.calm().await;
+        match scenario {
+            None => {
+                world.trouble().await;
+                world.calm().await;
+            }
+            Some(name) => scenarios::run(name, &mut world).await,
+        }
         let done = world.shared.done.lock().clone();
         trace::line(&format!("done: {done:?}"));
     });
@@ -58,6 +65,10 @@ impl World {
         let mut rng = StdRng::seed_from_u64(seed);
         let size = if rng.random_bool(0.2) { 5 } else { 3 };
         let network = Network::new(rng.random());
+        if rng.random_bool(0.2) {
+            // It is upgraded when all is calm again.
+            network.set_rules(rng.random_range(1..=size), rng.random_range(0..RULES_KNOWN));
+        }
         let mut members = Vec::new();
         for id in 1..=size {
             members.push(Member::new(id, rng.random(), founding::entries(size)).await);
@@ -67,6 +78,7 @@ impl World {
             network,
             members,
             shared: Arc::default(),
+            older_copy: None,
             clients: 0,
             looked: Instant::now(),
         };
@@ -80,7 +92,10 @@ impl World {
     }
 
     /// A node always starts again: only its disk may keep it from that.
-    async fn start(&mut self, index: usize) {
+    pub(super) async fn start(&mut self, index: usize) {
+        if self.members[index].is_out || self.members[index].is_full() {
+            return;
+        }
         for _ in 0..STARTS_MAX {
             let network = self.network.clone();
             let member = &mut self.members[index];
@@ -100,7 +115,7 @@ impl World {
         panic!("the disk failed at every start");
     }
 
-    fn start_clients(&mut self, index: usize) {
+    pub(super) fn start_clients(&mut self, index: usize) {
         let trees: Vec<_> = self
             .members
             .iter()
@@ -148,9 +163,11 @@ impl World {
 
     async fn trouble(&mut self) {
         let end = Instant::now() + TROUBLE;
+        self.plan_older_copy();
         while Instant::now() < end {
             let pause = Duration::from_millis(self.rng.random_range(50..1_200));
             self.wait(pause).await;
+            self.follow_plan().await;
             match self.rng.random_range(0..100) {
                 0..14 => self.crash_one().await,
                 14..20 => self.crash_all().await,
@@ -160,21 +177,24 @@ impl World {
                 62..70 => self.change_weather(),
                 70..76 => self.fail_a_flush(),
                 76..82 => self.hang_a_disk(),
-                82..92 => self.snapshot().await,
+                82..88 => self.snapshot().await,
+                88..92 => self.fill_disks(),
                 _ => self.starve().await,
             }
         }
     }
 
     /// Lets time pass; machines that go down meanwhile come up again.
-    async fn wait(&mut self, time: Duration) {
+    pub(super) async fn wait(&mut self, time: Duration) {
         let end = Instant::now() + time;
         while Instant::now() < end {
             sleep(Duration::from_millis(20).min(end - Instant::now())).await;
             if self.looked.elapsed() > LOOK_EVERY {
                 self.look();
             }
+            self.retire_unfit();
             for index in 0..self.members.len() {
+                self.members[index].is_full();
                 if !self.is_well(index) {
                     self.crash(index).await;
                     if self.rng.random_bool(0.3) {
@@ -203,23 +223,29 @@ impl World {
                 std::panic::resume_unwind(error.into_panic());
             }
         }
-        member.disk.is_up() && running.node.core().view.metrics().running_state.is_ok()
+        member.disk.is_up() && running.node.failure().is_none()
     }
 
     /// Looks at every state that can be seen now.
-    fn look(&mut self) {
+    pub(super) fn look(&mut self) {
         self.looked = Instant::now();
         let mut checkers = self.shared.checkers.lock();
+        checkers.levels.known_by_all(self.network.rules_of_all());
         for member in &self.members {
             if let Some(running) = &member.running {
                 checkers
                     .digests
                     .check(member.id, &running.node.core().view.state());
+                let level = running.node.core().view.state().level();
+                checkers.levels.check(member.id, level);
+                if running.node.core().pledges.takes_part() {
+                    checkers.older_copies.takes_part(member.id);
+                }
             }
         }
     }
 
-    async fn crash(&mut self, index: usize) {
+    pub(super) async fn crash(&mut self, index: usize) {
         let loss = self.any_loss();
         let member = &mut self.members[index];
         if let Some(running) = &mut member.running {
@@ -267,6 +293,22 @@ impl World {
             sync_fails_at,
             ..Faults::default()
         });
+    }
+
+    /// One disk has no room for a while, that of the leader among them, or all.
+    fn fill_disks(&mut self) {
+        let time = Duration::from_millis(self.rng.random_range(200..4_000));
+        let until = Instant::now() + time;
+        let chosen = match self.rng.random_range(0..4) {
+            0 => 0..self.members.len(),
+            _ => {
+                let any = self.any();
+                any..any + 1
+            }
+        };
+        for index in chosen {
+            self.members[index].fill_disk(until);
+        }
     }
 
     /// A disk that hangs until something else happens to it.
@@ -347,12 +389,17 @@ impl World {
     }
 
     /// Everything is mended: then all members agree, and what was acknowledged is there.
-    async fn calm(&mut self) {
+    pub(super) async fn calm(&mut self) {
         trace::line("calm");
+        let begun = Instant::now();
         self.network.heal();
         self.network.set_weather(Weather::FAIR);
+        for member in &self.members {
+            self.network.set_rules(member.id, RULES_KNOWN);
+        }
         let deadline = Instant::now() + CALM_MAX;
         for index in 0..self.members.len() {
+            self.members[index].full_until = None;
             self.members[index].set_faults(Faults::default());
             self.members[index].disk.set_hanging(false);
             if !self.is_well(index) {
@@ -362,9 +409,10 @@ impl World {
                 self.start(index).await;
             }
         }
+        self.wait_for_older_copies().await;
         let before = self.shared.checkers.lock().lines.acknowledged();
         for index in 0..self.members.len() {
-            loop {
+            while !self.members[index].is_out {
                 if !self.is_well(index) {
                     // A flush that failed a moment ago.
                     self.crash(index).await;
@@ -383,21 +431,33 @@ impl World {
             }
         }
         self.check_the_end(&before).await;
+        let took = u64::try_from(begun.elapsed().as_millis()).unwrap();
+        self.shared.done.lock().insert("calm, in ms", took);
     }
 
     async fn check_the_end(&mut self, before: &std::collections::BTreeSet<String>) {
         self.look();
         let deadline = Instant::now() + CALM_MAX;
         for member in &mut self.members {
-            let running = member.running.as_mut().unwrap();
-            running.tasks.shutdown().await;
+            if let Some(running) = &mut member.running {
+                running.tasks.shutdown().await;
+            }
         }
         loop {
             self.look();
-            let applied = self.members.iter().map(|member| {
-                let running = member.running.as_ref().unwrap();
-                running.node.core().view.state().applied()
-            });
+            self.retire_unfit();
+            for index in 0..self.members.len() {
+                if !self.is_well(index) {
+                    // An error of a moment ago comes out with the next write.
+                    self.crash(index).await;
+                    self.start(index).await;
+                }
+            }
+            let running = self
+                .members
+                .iter()
+                .filter_map(|member| member.running.as_ref());
+            let applied = running.map(|running| running.node.core().view.state().applied());
             let applied: Vec<_> = applied.collect();
             if applied.windows(2).all(|pair| pair[0] == pair[1]) {
                 break;
@@ -410,7 +470,9 @@ impl World {
         }
         let mut checkers = self.shared.checkers.lock();
         for member in &self.members {
-            let running = member.running.as_ref().unwrap();
+            let Some(running) = &member.running else {
+                continue;
+            };
             let log = &running.node.core().log;
             checkers.log_ids.check(member.id, log);
             let fs = &running.fs;

@@ -3,13 +3,12 @@
 //!
 //! Invariants: a member that differs from a majority serves nothing any more and does not come back by itself; while no
 //! lineage has a majority nobody writes; silence alone is no difference. Not here: what a lineage is
-//! (`state_machine/lineage.rs`); how a node stops (`node.rs`, `daemon.rs`).
+//! (`state_machine/lineage.rs`); how a node stops (`unfit.rs`, `daemon.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
 use crate::consensus::core::Core;
 use crate::consensus::wire::{Reply, Request};
@@ -18,20 +17,11 @@ use crate::state_machine::ids::LogIndex;
 use crate::state_machine::level::Level;
 use crate::state_machine::lineage::Lineage;
 
-/// The lineages of the last applied entries, and what the comparison came to.
+/// The lineages of the last applied entries.
+#[derive(Default)]
 pub struct Lineages {
     // Leaf lock.
     last: Mutex<VecDeque<(u64, Lineage)>>,
-    differs: watch::Sender<Option<String>>,
-}
-
-impl Default for Lineages {
-    fn default() -> Self {
-        Self {
-            last: Mutex::default(),
-            differs: watch::Sender::new(None),
-        }
-    }
 }
 
 impl Lineages {
@@ -49,17 +39,6 @@ impl Lineages {
         let last = self.last.lock();
         let position = last.binary_search_by_key(&index, |&(at, _)| at).ok()?;
         Some(last[position].1)
-    }
-
-    /// Ends when this node was found to differ, with what to tell a person.
-    pub async fn found_to_differ(&self) -> String {
-        let mut differs = self.differs.subscribe();
-        // The sender lives as long as this.
-        let found = differs.wait_for(Option::is_some).await;
-        found
-            .ok()
-            .and_then(|found| found.clone())
-            .unwrap_or_default()
     }
 }
 
@@ -155,14 +134,10 @@ pub fn hear(core: &Core, index: u64, said: Option<Lineage>) {
     };
     match said {
         Some(said) if said == own => core.quorum.disagree(None),
-        Some(_) => {
-            let why = format!(
-                "the state of this node differs from that of the majority at entry {index}: it must not serve it. \
-                 Its data is kept; give it a new start with: vfsd rejoin"
-            );
-            tracing::error!("{why}");
-            lineages.differs.send_replace(Some(why));
-        }
+        Some(_) => core.unfit.declare(format!(
+            "the state of this node differs from that of the majority at entry {index}: it must not serve it. \
+             Its data is kept; give it a new start with: vfsd rejoin"
+        )),
         None => core.quorum.disagree(Some(format!(
             "the members' states differ at entry {index}, none has a majority: compare `vfsd digest` of all, keep one"
         ))),

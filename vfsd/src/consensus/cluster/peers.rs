@@ -19,6 +19,9 @@ use crate::transport::tls::LiveTls;
 /// An answer that is on its way.
 pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<Bytes, CallError>> + Send + 'a>>;
 
+/// What a member knows, when it is reached.
+pub type Reached<'a> = Pin<Box<dyn Future<Output = Result<u32, CallError>> + Send + 'a>>;
+
 /// A way to one member.
 pub trait Way: Send + Sync {
     /// Where it leads.
@@ -29,6 +32,9 @@ pub trait Way: Send + Sync {
 
     /// The newest rules for applying entries that the member has said it knows, if it was reached.
     fn rules(&self) -> Option<u32>;
+
+    /// Connects unless there is a connection, and gives what [`Way::rules`] is then.
+    fn reach(&self, timeout: Duration) -> Reached<'_>;
 }
 
 /// Makes ways: over the transport, or over the network of a simulation.
@@ -48,6 +54,10 @@ impl Way for Channel {
 
     fn rules(&self) -> Option<u32> {
         Self::rules(self)
+    }
+
+    fn reach(&self, timeout: Duration) -> Reached<'_> {
+        Box::pin(Self::reach(self, timeout))
     }
 }
 

@@ -24,8 +24,8 @@ pub fn save(disk: &dyn Disk, path: &Path, members: &Addresses) -> Result<(), Sto
 }
 
 /// What is known on disk; nothing if the file is not there or makes no sense.
-pub fn load(path: &Path) -> Addresses {
-    let text = std::fs::read(path).unwrap_or_default();
+pub fn load(disk: &dyn Disk, path: &Path) -> Addresses {
+    let text = disk.read(path).unwrap_or_default();
     serde_json::from_slice(&text).unwrap_or_default()
 }
 

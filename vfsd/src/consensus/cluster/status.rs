@@ -92,6 +92,9 @@ impl StatusBoard {
 
     fn judge(&self, metrics: &RaftMetrics<TypeConfig>) -> (bool, Vec<u64>, String) {
         let core = &self.core;
+        if let Some(why) = core.why_apart() {
+            return (false, Vec::new(), why);
+        }
         let others = || {
             let own = core.view.id;
             metrics

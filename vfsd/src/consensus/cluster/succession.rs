@@ -83,7 +83,9 @@ async fn succeed(core: &Core) {
         let metrics = core.view.metrics();
         let waits =
             metrics.state == ServerState::Follower && metrics.current_leader == Some(leader);
-        if !waits || core.view.raft.trigger().elect(true).await.is_err() {
+        // This question is asked whether or not elections are let.
+        let may = waits && core.may_stand();
+        if !may || core.view.raft.trigger().elect(true).await.is_err() {
             return;
         }
         sleep(2 * SUCCESSION_STEP).await;

@@ -2,9 +2,10 @@
 //! that number the rows match without `_`, so a new variant does not compile until it has a row.
 
 use super::*;
+use crate::consensus::cluster::pledges::Known;
 use crate::consensus::raft::snapshot_store::SnapshotHead;
 use crate::consensus::raft::types::SnapshotMeta;
-use crate::consensus::wire::{Append, AuthorityRequest, Ballot, SnapshotPart, Transfer};
+use crate::consensus::wire::{Append, AuthorityRequest, Ballot, Greeting, SnapshotPart, Transfer};
 use crate::state_machine::command::*;
 use crate::state_machine::ids::*;
 use crate::state_machine::level::Level;
@@ -37,6 +38,7 @@ fn peers() -> [Peer; 7] {
 //                            voter writer agent reader unheard gone replaced
 const RAFT: [bool; 7] = [true, true, false, false, true, false, false];
 const MEMBER: [bool; 7] = [true, true, true, true, false, false, false];
+const GREETS: [bool; 7] = [true, true, true, true, true, false, false];
 const WRITER: [bool; 7] = [true, true, false, false, false, false, false];
 const VOTER: [bool; 7] = [true, false, false, false, false, false, false];
 const REJOIN: [bool; 7] = [true, true, true, true, false, false, true];
@@ -115,6 +117,10 @@ fn requests() -> Vec<(Request<'static>, [bool; 7])> {
         age_public: name(),
         signing_request: Vec::new(),
     };
+    let greeting = Greeting {
+        own: Known::default(),
+        yours: None,
+    };
     vec![
         (append(OWN), RAFT),
         (append(OTHER), NOBODY),
@@ -143,10 +149,11 @@ fn requests() -> Vec<(Request<'static>, [bool; 7])> {
             WRITER,
         ),
         (Request::Authority(AuthorityRequest::View), VOTER),
+        (Request::Greet(greeting), GREETS),
     ]
 }
 
-const REQUEST_ROWS: usize = 19;
+const REQUEST_ROWS: usize = 20;
 
 fn request_row(request: &Request<'_>) -> usize {
     match request {
@@ -169,6 +176,7 @@ fn request_row(request: &Request<'_>) -> usize {
         Request::LineageVerdict(..) => 16,
         Request::Change(ClusterChange::RotateAuthority { .. }) => 17,
         Request::Authority(_) => 18,
+        Request::Greet(_) => 19,
     }
 }
 
@@ -181,6 +189,12 @@ fn every_request_is_answered_to_those_who_may_ask_it() {
         assert_eq!(allowed, expected, "{request:?}");
     }
     assert!(rows.into_iter().eq(0..REQUEST_ROWS), "a row is missing");
+}
+
+/// A reader remembers as anybody does, and stops nobody by it.
+#[test]
+fn only_who_may_lead_ends_others_by_what_it_remembers() {
+    assert_eq!(peers().map(|peer| may_end_others(&peer)), RAFT);
 }
 
 /// Whatever its grant says: the key that it holds lets a voter do anything anyway.

@@ -132,6 +132,9 @@ impl IncomingSnapshot {
     /// If it does not follow the one before, is too long, or completes what is not what it should be. The snapshot is
     /// then of no use.
     pub fn take(&mut self, part: &SnapshotPart<'_>) -> Result<Progress, String> {
+        if self.is_repeated(part) {
+            return Ok(Progress::GoOn);
+        }
         if part.offset == 0 {
             self.current = part.blob;
             self.bytes.clear();
@@ -163,6 +166,16 @@ impl IncomingSnapshot {
                 ))
             }
         }
+    }
+
+    /// Whether it is the part that was taken last: its sender did not hear the answer.
+    fn is_repeated(&self, part: &SnapshotPart<'_>) -> bool {
+        let end = part.offset + part.data.len() as u64;
+        let is_last_taken = self.last == part.head.last
+            && self.current == part.blob
+            && !part.data.is_empty()
+            && end == self.bytes.len() as u64;
+        is_last_taken && self.bytes.ends_with(part.data)
     }
 
     fn complete(&mut self, blob: Option<BlobDigest>) -> Result<Progress, String> {
@@ -244,6 +257,26 @@ mod tests {
             offset: offset as u64,
             data,
         }
+    }
+
+    #[test]
+    fn a_part_whose_answer_was_lost_is_taken_once() {
+        let first = part(None, 6, 0, b"abc");
+        let mut incoming = IncomingSnapshot::begin(&first).unwrap();
+        for _ in 0..3 {
+            assert_eq!(incoming.take(&first), Ok(Progress::GoOn));
+        }
+        assert_eq!(incoming.bytes, b"abc");
+        assert!(
+            incoming.take(&part(None, 6, 2, b"c")).is_ok(),
+            "the same bytes"
+        );
+        assert!(
+            incoming.take(&part(None, 6, 0, b"xbc")).is_ok(),
+            "begun anew"
+        );
+        assert_eq!(incoming.bytes, b"xbc");
+        assert!(incoming.take(&part(None, 6, 4, b"ef")).is_err());
     }
 
     /// Takes `bytes` in two parts.

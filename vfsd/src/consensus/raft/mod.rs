@@ -1,6 +1,7 @@
 //! Our log, network and state machine under openraft, in our own formats.
 
 pub mod blob_store;
+pub(super) mod disk_watch;
 pub mod entry_format;
 #[cfg(test)]
 mod images_test;

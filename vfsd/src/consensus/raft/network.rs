@@ -21,6 +21,7 @@ use openraft::raft::{
 };
 
 use crate::consensus::cluster::peers::{Peers, Purpose, Way};
+use crate::consensus::cluster::pledges::{Known, Pledges};
 use crate::consensus::cluster::quorum::QuorumWatch;
 use crate::consensus::raft::entry_format::stored_entry;
 use crate::consensus::raft::snapshot_store::SnapshotHead;
@@ -30,7 +31,8 @@ use crate::consensus::wire::{
     TransferReply, VoteReply,
 };
 use crate::limits::{
-    APPENDS_UNDER_WAY_MAX, REPLICATION_TIMEOUT, SNAPSHOT_PART_BYTES, SNAPSHOT_TIMEOUT,
+    APPENDS_UNDER_WAY_MAX, HEARTBEAT_INTERVAL, REPLICATION_TIMEOUT, SNAPSHOT_PART_BYTES,
+    SNAPSHOT_PART_TIMEOUT, SNAPSHOT_PART_TRIES, SNAPSHOT_TIMEOUT,
 };
 use crate::state_machine::blob::{self, BlobDigest};
 use crate::state_machine::snapshot::StateImage;
@@ -43,12 +45,23 @@ pub struct Network {
     own: u64,
     peers: Arc<Peers>,
     quorum: Arc<QuorumWatch>,
+    pledges: Arc<Pledges>,
 }
 
 impl Network {
     /// The network of node `own`.
-    pub fn new(own: u64, peers: Arc<Peers>, quorum: Arc<QuorumWatch>) -> Self {
-        Self { own, peers, quorum }
+    pub fn new(
+        own: u64,
+        peers: Arc<Peers>,
+        quorum: Arc<QuorumWatch>,
+        pledges: Arc<Pledges>,
+    ) -> Self {
+        Self {
+            own,
+            peers,
+            quorum,
+            pledges,
+        }
     }
 
     fn connection(&self, target: u64, node: &BasicNode, purpose: Purpose) -> Connection {
@@ -59,6 +72,7 @@ impl Network {
             channel: self.peers.channel(target, &node.addr, purpose),
             peers: Arc::clone(&self.peers),
             quorum: Arc::clone(&self.quorum),
+            pledges: Arc::clone(&self.pledges),
         }
     }
 }
@@ -87,6 +101,7 @@ pub struct Connection {
     channel: Arc<dyn Way>,
     peers: Arc<Peers>,
     quorum: Arc<QuorumWatch>,
+    pledges: Arc<Pledges>,
 }
 
 impl Connection {
@@ -123,8 +138,10 @@ impl Connection {
                 payload: &entry.payload,
             })
             .collect();
+        let vote = types::stored_vote(&rpc.vote);
+        let last = stored.last().map(|entry| entry.position);
         let append = Append {
-            vote: types::stored_vote(&rpc.vote),
+            vote,
             previous: rpc.prev_log_id.as_ref().map(types::position),
             entries,
             committed: rpc.leader_commit.as_ref().map(types::position),
@@ -138,7 +155,12 @@ impl Connection {
         let request = Request::Append(append).encode();
         match self.ask(request, RPCTypes::AppendEntries, timeout).await? {
             Reply::Append(reply) => Ok(match reply {
-                AppendReply::Success => AppendEntriesResponse::Success,
+                AppendReply::Success => {
+                    if last.is_some() {
+                        self.pledges.remember(self.target, Known::of(vote, last));
+                    }
+                    AppendEntriesResponse::Success
+                }
                 AppendReply::Partial(position) => {
                     AppendEntriesResponse::PartialSuccess(position.map(types::log_id))
                 }
@@ -174,8 +196,9 @@ impl Connection {
         pre: bool,
         option: RPCOption,
     ) -> Rpc<VoteResponse<TypeConfig>> {
+        let asked_for = types::stored_vote(&rpc.vote);
         let ballot = Ballot {
-            vote: types::stored_vote(&rpc.vote),
+            vote: asked_for,
             last: rpc.last_log_id.as_ref().map(types::position),
             transfer: rpc.leadership_transfer,
         };
@@ -192,11 +215,17 @@ impl Connection {
                 vote,
                 granted,
                 last,
-            }) => Ok(VoteResponse {
-                vote: types::vote(vote),
-                vote_granted: granted,
-                last_log_id: last.map(types::log_id),
-            }),
+            }) => {
+                if granted && !pre {
+                    self.pledges
+                        .remember(self.target, Known::of(asked_for, None));
+                }
+                Ok(VoteResponse {
+                    vote: types::vote(vote),
+                    vote_granted: granted,
+                    last_log_id: last.map(types::log_id),
+                })
+            }
             other => Err(unexpected(&other)),
         }
     }
@@ -226,6 +255,23 @@ impl Connection {
         }
     }
 
+    /// Sends a part that others follow, again if its answer is lost: the receiver knows the part that it took last.
+    async fn send_part(&self, request: Bytes) -> Rpc<Reply> {
+        for _ in 1..SNAPSHOT_PART_TRIES {
+            let asked = self.ask(
+                request.clone(),
+                RPCTypes::InstallSnapshot,
+                SNAPSHOT_PART_TIMEOUT,
+            );
+            if let Ok(reply) = asked.await {
+                return Ok(reply);
+            }
+            tokio::time::sleep(HEARTBEAT_INTERVAL).await;
+        }
+        self.ask(request, RPCTypes::InstallSnapshot, SNAPSHOT_PART_TIMEOUT)
+            .await
+    }
+
     /// Sends the manifest or a content; the answer is that to the last part.
     async fn send_parts(
         &self,
@@ -246,9 +292,12 @@ impl Connection {
                 data: &bytes[offset..end],
             };
             let request = Request::Snapshot(part).encode();
-            let reply = self
-                .ask(request, RPCTypes::InstallSnapshot, SNAPSHOT_TIMEOUT)
-                .await?;
+            let reply = if end < bytes.len() {
+                self.send_part(request).await?
+            } else {
+                self.ask(request, RPCTypes::InstallSnapshot, SNAPSHOT_TIMEOUT)
+                    .await?
+            };
             match reply {
                 Reply::SnapshotGoOn if end < bytes.len() => offset = end,
                 reply => return Ok(reply),

@@ -440,3 +440,107 @@ fn a_mark_that_a_snapshot_covers_never_comes_before_its_purge() {
         assert!([known, Some(snapshot)].contains(&found), "{found:?}");
     });
 }
+
+/// Raft waits for entries and votes. Whoever runs the log has to hear of the rest, too: a member whose log is closed
+/// would refuse all entries, and be sent them again for ever.
+#[test]
+fn a_failure_of_what_nobody_waits_for_is_told_all_the_same() {
+    runtime().block_on(async {
+        let disk = new_log();
+        let log = open(&disk);
+        append(&log, entries(1, 0..3, 10)).await.unwrap();
+        assert_eq!(log.failure(), None);
+        let sync_fails_at = Some(1);
+        disk.set_faults(Faults {
+            sync_fails_at,
+            ..Faults::default()
+        });
+        log.note_committed(Some(Position { term: 1, index: 2 }));
+        let failed = tokio::time::timeout(Duration::from_secs(10), log.failed()).await;
+        assert!(failed.unwrap().contains("flush"));
+        assert!(log.wait_for_room().await.is_err());
+    });
+}
+
+#[test]
+fn how_long_the_disk_is_busy_counts_from_the_batch_that_hangs() {
+    runtime().block_on(async {
+        let disk = new_log();
+        let log = open(&disk);
+        append(&log, entries(1, 0..3, 10)).await.unwrap();
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(
+            log.stalled_for(),
+            Duration::ZERO,
+            "an idle disk is no stalled one"
+        );
+        disk.set_hanging(true);
+        log.append(entries(1, 3..4, 10), Box::new(|_| {}));
+        while log.stalled_for() == Duration::ZERO {
+            sleep(Duration::from_millis(1)).await;
+        }
+        disk.set_hanging(false);
+        append(&log, entries(1, 4..5, 10)).await.unwrap();
+        assert_eq!(log.stalled_for(), Duration::ZERO);
+    });
+}
+
+/// It is what others are told and may count on.
+#[test]
+fn only_what_came_to_disk_under_a_vote_is_pledged() {
+    runtime().block_on(async {
+        let disk = new_log();
+        let log = open(&disk);
+        let vote = |term, committed| Vote {
+            term,
+            node: 7,
+            committed,
+        };
+        let save = async |vote| {
+            let (sender, saved) = tokio::sync::oneshot::channel();
+            log.save_vote(vote, Box::new(|result| sender.send(result).unwrap()));
+            saved.await.unwrap().unwrap();
+        };
+        assert_eq!(log.pledge(), Pledge::default());
+        save(vote(1, true)).await;
+        append(&log, entries(1, 0..3, 10)).await.unwrap();
+        let last = Some(Position { term: 1, index: 2 });
+        let pledged = |vote, last| Pledge {
+            vote: Some(vote),
+            last,
+        };
+        assert_eq!(log.pledge(), pledged(vote(1, true), last));
+        disk.set_hanging(true);
+        log.append(entries(1, 3..4, 10), Box::new(|_| {}));
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(log.pledge(), pledged(vote(1, true), last), "not flushed");
+        disk.set_hanging(false);
+        // Under another leader's vote nothing is its own yet, and all may be truncated.
+        save(vote(2, true)).await;
+        assert_eq!(log.pledge(), pledged(vote(2, true), None));
+        append(&log, entries(2, 4..5, 10)).await.unwrap();
+        drop(log);
+        let log = open(&disk.after_kill());
+        assert_eq!(log.pledge(), pledged(vote(2, true), None));
+    });
+}
+
+/// The next segment is prepared ahead. A disk that was full then, and has room by the time it is needed, closes no log.
+#[test]
+fn a_disk_that_was_full_for_a_while_closes_the_log_only_if_it_still_is() {
+    runtime().block_on(async {
+        let disk = new_log();
+        let full = Faults {
+            capacity: Some(0),
+            ..Faults::default()
+        };
+        disk.set_faults(full.clone());
+        let log = open(&disk);
+        append(&log, entries(1, 0..1, 10)).await.unwrap();
+        disk.set_faults(Faults::default());
+        append(&log, entries(1, 1..20, 4_000)).await.unwrap();
+        disk.set_faults(full);
+        assert!(append(&log, entries(1, 20..60, 4_000)).await.is_err());
+        assert!(log.failure().is_some());
+    });
+}

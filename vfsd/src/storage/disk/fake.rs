@@ -56,6 +56,13 @@ struct Platter {
     went_down: Notify,
 }
 
+/// What a disk held at some moment.
+#[derive(Clone)]
+pub struct DiskCopy {
+    names: BTreeMap<PathBuf, Named>,
+    files: BTreeMap<u64, Vec<u8>>,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Named {
     File(u64),
@@ -348,6 +355,42 @@ impl FakeDisk {
         }
     }
 
+    /// What it holds now, as whoever looks at it sees it.
+    pub fn copy(&self) -> DiskCopy {
+        let state = self.platter.state.lock();
+        let files = state.files.iter();
+        DiskCopy {
+            names: state.names.clone(),
+            files: files.map(|(id, file)| (*id, file.data.clone())).collect(),
+        }
+    }
+
+    /// Starts the machine again with what the disk held when the copy was made: all else is gone.
+    #[must_use]
+    pub fn after_put_back(&self, copy: &DiskCopy) -> Self {
+        let mut state = self.platter.state.lock();
+        let whole = |data: &Vec<u8>| FileState {
+            data: data.clone(),
+            durable: data.clone(),
+            unflushed: Vec::new(),
+        };
+        let files = copy.files.iter();
+        state.files = files.map(|(id, data)| (*id, whole(data))).collect();
+        state.names.clone_from(&copy.names);
+        state.durable_names.clone_from(&copy.names);
+        state.name_changes.clear();
+        state.open.clear();
+        drop(state);
+        self.after_kill()
+    }
+
+    /// The content of a file, without a call of the machine.
+    pub fn peek(&self, path: &Path) -> Option<Vec<u8>> {
+        let state = self.platter.state.lock();
+        let id = state.file_at(path).ok()?;
+        Some(state.files.get(&id)?.data.clone())
+    }
+
     fn with<T>(&self, call: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
         let mut state = self.platter.state.lock();
         let fate = state.enter(self.boot);
@@ -407,8 +450,9 @@ impl std::fmt::Debug for FakeFile {
 impl Drop for FakeFile {
     fn drop(&mut self) {
         let mut state = self.disk.platter.state.lock();
+        // A disk that was put back knows nothing of handles from before.
         if let Some(count) = state.open.get_mut(&self.file) {
-            *count -= 1;
+            *count = count.saturating_sub(1);
         }
     }
 }

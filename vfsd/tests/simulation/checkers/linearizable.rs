@@ -72,6 +72,12 @@ impl Histories {
         self.end(call, Event::Read(number));
     }
 
+    /// It was refused: it has not happened.
+    pub fn never(&mut self, call: Call) {
+        let history = self.0.get_mut(&call.file).expect("it has begun");
+        history.events.retain(|(other, _)| *other != call.call);
+    }
+
     /// Nobody knows what became of it.
     pub fn failed(&mut self, call: Call) {
         self.end(call, Event::Unknown);

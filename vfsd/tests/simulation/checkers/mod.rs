@@ -3,9 +3,11 @@
 pub mod acknowledged;
 pub mod digests;
 pub mod exclusive;
+pub mod levels;
 pub mod linearizable;
 pub mod locks;
 pub mod log_ids;
+pub mod older_copies;
 pub mod whole;
 
 /// All of them, and what they have seen.
@@ -23,4 +25,8 @@ pub struct Checkers {
     pub locks: locks::Holders,
     /// Entries of all logs.
     pub log_ids: log_ids::LogIds,
+    /// The rules that may be followed.
+    pub levels: levels::Levels,
+    /// Who stands on an older copy of its disk.
+    pub older_copies: older_copies::OlderCopies,
 }

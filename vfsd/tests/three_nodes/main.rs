@@ -3,380 +3,39 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::TcpListener;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+mod members;
+mod older_copies;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
-use tokio::runtime::Runtime;
 use vfsd::cli::rejoin::rejoin;
-use vfsd::cli::setup::{self, NewMember};
-use vfsd::config::NodeConfig;
+use vfsd::cli::setup;
 use vfsd::consensus::cluster::peers::{Peers, Purpose};
 use vfsd::consensus::cluster::peers_file;
 use vfsd::consensus::leader_link::AskError;
-use vfsd::consensus::node::Node;
 use vfsd::consensus::wire::{Append, Ballot, ClusterChange, Reply, Request};
-use vfsd::daemon::node_settings;
 use vfsd::fs::difference::{self, Difference};
-use vfsd::fs::feed::{AppliedEntry, ChangeFeed, Publication, Subscriber};
 use vfsd::fs::proposer::{Proposal, ProposeError};
-use vfsd::limits::RUNTIME_WORKERS;
-use vfsd::state_machine::StateMachine;
-use vfsd::state_machine::command::{
-    Author, Command, ContentUpdate, Create, Grant, JoinToken, Mkdir, NodeKind, Write,
-};
+use vfsd::state_machine::command::{Author, Command, Create, Grant, JoinToken, NodeKind};
 use vfsd::state_machine::ids::{InodeNo, NodeId};
 use vfsd::state_machine::log_time::WallTime;
-use vfsd::state_machine::outcome::{Change, FsError};
+use vfsd::state_machine::outcome::FsError;
 use vfsd::storage::append_log::AppendLog;
-use vfsd::storage::data_dir::DataDir;
-use vfsd::storage::record::StoredEntry;
-use vfsd::storage::record::Vote;
+use vfsd::storage::disk::RealDisk;
+use vfsd::storage::record::{StoredEntry, Vote};
 use vfsd::transport::client::CallError;
 use vfsd::transport::enrol::{self, EnrolError, EnrolRequest, Enrolled};
 use vfsd::transport::identity;
 use vfsd::transport::tls::{LiveTls, TlsSettings};
 use vfsd::transport::token::Token;
 
-const SEGMENT: u64 = 22 * 1024 * 1024;
-const LONG: Duration = Duration::from_secs(60);
-
-/// What a member's feed has told.
-#[derive(Default)]
-struct Told(Mutex<TellTale>);
-
-#[derive(Default)]
-struct TellTale {
-    /// Names that were made, with whether somebody waited for it.
-    made: BTreeMap<String, bool>,
-    /// Names that were made for somebody who had left.
-    given_up: BTreeSet<String>,
-    /// The states before and after the last snapshot.
-    snapshot: Option<(Arc<StateMachine>, Arc<StateMachine>)>,
-}
-
-impl Subscriber for Told {
-    fn after(&self, publication: Publication<'_>, _state: &Arc<StateMachine>) {
-        let mut told = self.0.lock().unwrap();
-        match publication {
-            Publication::Entry(entry) => {
-                let made = names_made_by(entry);
-                told.made.extend(made.map(|name| (name, entry.is_awaited)));
-            }
-            Publication::Snapshot { old, new } => told.snapshot = Some((old.clone(), new.clone())),
-        }
-    }
-
-    fn given_up(&self, entry: &Arc<AppliedEntry>) {
-        let mut told = self.0.lock().unwrap();
-        told.given_up.extend(names_made_by(entry));
-    }
-}
-
-fn names_made_by(entry: &AppliedEntry) -> impl Iterator<Item = String> {
-    names_made(&entry.applied.changes)
-}
-
-fn names_made(changes: &[Change]) -> impl Iterator<Item = String> {
-    changes.iter().filter_map(|change| match change {
-        Change::Created { name, .. } => Some(String::from_utf8(name.clone()).unwrap()),
-        _ => None,
-    })
-}
-
-/// A member that can be started, crashed and started again.
-struct Member {
-    name: &'static str,
-    told: Arc<Told>,
-    dir: tempfile::TempDir,
-    listen: String,
-    running: Option<(Runtime, Arc<Node>)>,
-}
-
-impl Member {
-    fn new(name: &'static str) -> Self {
-        // The port is free now and nobody else on this machine takes it within the test.
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let listen = format!("127.0.0.1:{port}");
-        Self {
-            name,
-            told: Arc::default(),
-            dir: tempfile::tempdir().unwrap(),
-            listen,
-            running: None,
-        }
-    }
-
-    fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
-    }
-
-    fn as_new(&self) -> NewMember {
-        let member = NewMember::new(self.name, &self.listen, &self.data()).unwrap();
-        NewMember {
-            log_segment_bytes: SEGMENT,
-            ..member
-        }
-    }
-
-    fn start(&mut self) {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(RUNTIME_WORKERS)
-            .enable_all()
-            .build()
-            .unwrap();
-        let node = wait_for("the data directory of the run before is free", || {
-            let data = DataDir::open(&self.data()).ok()?;
-            let config = NodeConfig::load(&data.config_file()).unwrap();
-            let settings = node_settings(&data, &config, self.dir.path(), SEGMENT).unwrap();
-            let feed = Arc::new(ChangeFeed::default());
-            feed.subscribe(self.told.clone());
-            // The directory's lock is the daemon's business; the log is opened once at a time here anyway.
-            runtime.block_on(Node::start(settings, feed)).ok()
-        });
-        self.running = Some((runtime, Arc::new(node)));
-    }
-
-    fn crash(&mut self) {
-        let (runtime, node) = self.running.take().unwrap();
-        drop(node);
-        runtime.shutdown_timeout(LONG);
-    }
-
-    fn stop(&mut self) {
-        let (runtime, node) = self.running.take().unwrap();
-        runtime.block_on(node.stop());
-        runtime.shutdown_timeout(LONG);
-    }
-
-    fn node(&self) -> &Arc<Node> {
-        &self.running.as_ref().unwrap().1
-    }
-
-    fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
-        self.running.as_ref().unwrap().0.block_on(future)
-    }
-
-    /// Creates a file at the root; tries again while there is no quorum.
-    fn create(&self, name: &str) -> Result<(), FsError> {
-        self.propose(|| {
-            Command::Create(Create {
-                parent: InodeNo::ROOT,
-                name: name.as_bytes().to_vec(),
-                kind: NodeKind::Regular,
-                mode: 0o644,
-                uid: 0,
-                gid: 0,
-                exclusive: true,
-                handle: None,
-            })
-        })
-    }
-
-    fn propose(&self, command: impl Fn() -> Command) -> Result<(), FsError> {
-        let proposer = self.node().proposer();
-        let committed = wait_for("a quorum", || {
-            let proposal = Proposal {
-                author: Author::default(),
-                fence: None,
-                command: command(),
-                bound_to: None,
-            };
-            match self.block_on(proposer.propose(proposal)) {
-                Ok(committed) => Some(committed),
-                Err(ProposeError::NoQuorum(_)) => None,
-                Err(error) => panic!("{}: {error}", self.name),
-            }
-        });
-        committed.outcome.map(drop)
-    }
-
-    /// Creates a file at the root that is large enough to be kept by digest.
-    fn create_large(&self, name: &str) {
-        self.create(name).unwrap();
-        let state = self.node().core().view.state();
-        let inode = state.tree().lookup(InodeNo::ROOT, name.as_bytes()).unwrap();
-        let content = || ContentUpdate::Append {
-            truncate: false,
-            data: name.repeat(200_000 / name.len()).into_bytes(),
-        };
-        let written = self.propose(|| {
-            Command::Write(Write {
-                inode,
-                base: None,
-                update: content(),
-                mtime: None,
-                closes: true,
-            })
-        });
-        written.unwrap();
-    }
-
-    /// Takes a snapshot of everything applied here.
-    fn take_snapshot(&self) {
-        let (core, applied) = (self.node().core(), self.applied());
-        self.block_on(core.view.raft.trigger().snapshot()).unwrap();
-        wait_until("the snapshot", || {
-            let covered = core.view.metrics().snapshot;
-            covered.is_some_and(|id| id.index >= applied)
-        });
-    }
-
-    /// Contents that this member keeps by digest, with the time at which each was stored.
-    fn blobs(&self) -> BTreeMap<String, SystemTime> {
-        let dir = self.data().join("snapshots/blobs");
-        let files = std::fs::read_dir(dir).into_iter().flatten();
-        files
-            .map(|file| {
-                let file = file.unwrap();
-                let stored = file.metadata().unwrap().modified().unwrap();
-                (file.file_name().into_string().unwrap(), stored)
-            })
-            .collect()
-    }
-
-    /// Makes a lock directory below `/lk`.
-    fn make_lock(&self, name: &str) -> Result<(), FsError> {
-        let state = self.node().core().view.state();
-        let parent = state.tree().resolve("lk").unwrap();
-        self.propose(|| {
-            Command::Mkdir(Mkdir {
-                parent,
-                name: name.as_bytes().to_vec(),
-                mode: 0o755,
-                uid: 0,
-                gid: 0,
-            })
-        })
-    }
-
-    fn change(&self, change: ClusterChange) -> Result<String, String> {
-        let core = self.node().core();
-        let asked = self.block_on(
-            core.link
-                .ask_leader_until(LONG, || Request::Change(change.clone())),
-        );
-        match asked {
-            Ok(Reply::Changed(changed)) => changed.map_err(|refusal| refusal.message),
-            Ok(other) => panic!("{other:?}"),
-            Err(AskError::Refused(reason)) => Err(reason),
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    fn rotate(&self) -> Result<String, String> {
-        let from = self.node().core().authority.digest();
-        self.change(ClusterChange::RotateAuthority { from })
-    }
-
-    fn token(&self, expires_in_secs: i64) -> Token {
-        self.token_of(expires_in_secs, Grant::Writer)
-    }
-
-    fn token_of(&self, expires_in_secs: i64, grant: Grant) -> Token {
-        let expires_secs = vfsd::clock::wall().secs + expires_in_secs;
-        let ca = self.node().core().authority.digest();
-        let token = Token::generate(ca, expires_secs);
-        let expires = WallTime {
-            secs: expires_secs,
-            nanos: 0,
-        };
-        let remembered = JoinToken {
-            digest: token.digest(),
-            grant,
-            expires,
-            name: None,
-        };
-        self.change(ClusterChange::TokenCreate(remembered)).unwrap();
-        token
-    }
-
-    fn join(&self, peer: &Self, token: &Token) -> anyhow::Result<u64> {
-        let joining = self.as_new();
-        let enrolled = peer.block_on(setup::join_cluster(&joining, &peer.listen, token))?;
-        Ok(enrolled.node)
-    }
-
-    /// Asks another member for something, as this one.
-    fn ask(&self, other: &Self, request: Request<'_>) -> Result<Reply, AskError> {
-        let (core, node) = (self.node().core(), other.node().core().view.id);
-        self.block_on(core.link.ask(node, &other.listen, request, LONG))
-    }
-
-    fn applied(&self) -> u64 {
-        self.node().core().view.state().applied().0
-    }
-
-    fn is_leader(&self) -> bool {
-        self.node().status().current().role == "leader"
-    }
-}
-
-fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + LONG;
-    loop {
-        if let Some(found) = condition() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
-        std::thread::park_timeout(Duration::from_millis(10));
-    }
-}
-
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    wait_for(what, || condition().then_some(()));
-}
-
-fn three() -> [Member; 3] {
-    // Started by the first of the tests in this process; VFSD_LOG=debug shows what the nodes do.
-    let _ = vfsd::telemetry::start();
-    let mut members = ["n1", "n2", "n3"].map(Member::new);
-    setup::found_cluster(&members[0].as_new(), "test").unwrap();
-    members[0].start();
-    wait_until("n1 to lead", || members[0].is_leader());
-    let [first, rest @ ..] = &mut members;
-    for member in rest {
-        let token = first.token(3_600);
-        member.join(first, &token).unwrap();
-        member.start();
-        first
-            .change(ClusterChange::Promote {
-                name: member.name.into(),
-            })
-            .unwrap();
-    }
-    members
-}
-
-/// Who leads; an election under load may be under way.
-fn leader_of(members: &[Member]) -> usize {
-    wait_for("a leader", || members.iter().position(Member::is_leader))
-}
-
-fn wait_for_equal_digests(members: &[&Member]) {
-    wait_until("equal states", || {
-        let states: Vec<_> = members
-            .iter()
-            .map(|member| member.node().core().view.state())
-            .collect();
-        let same_index = states
-            .windows(2)
-            .all(|pair| pair[0].applied() == pair[1].applied());
-        same_index
-            && states
-                .windows(2)
-                .all(|pair| pair[0].digest() == pair[1].digest())
-            // What follows from the state and stands in no digest, too: tree revisions, sums.
-            && states.windows(2).all(|pair| pair[0] == pair[1])
-    });
-}
+use members::{
+    LONG, Member, SEGMENT, leader_of, names_made, three, wait_for, wait_for_equal_digests,
+    wait_until,
+};
 
 #[test]
 fn every_node_proposes_and_a_crashed_one_catches_up() {
@@ -459,9 +118,12 @@ fn a_leader_that_lost_its_own_tail_does_not_give_its_log_ids_again() {
     }
     wait_for_equal_digests(&[&members[0], &members[1], &members[2]]);
     members.iter_mut().for_each(Member::crash);
-    // What the leader's disk would hold if none of its flushes after "before" had come.
+    // What the leader's disk would hold if none of its flushes after "before" had come, nor had been told of.
     for (path, bytes) in flushed {
         std::fs::write(path, bytes).unwrap();
+    }
+    for member in &members {
+        drop(std::fs::remove_file(member.data().join("pledges.json")));
     }
     members[leader].start();
     let next = (leader + 1) % 3;
@@ -513,11 +175,7 @@ fn a_member_whose_state_differs_from_the_majority_stops_and_says_what_to_do() {
     members[liar].crash();
     write_history_anew(&members[liar]);
     members[liar].start();
-    let node = Arc::clone(members[liar].node());
-    let why = members[liar].block_on(async { tokio::time::timeout(LONG, node.differs()).await });
-    assert!(why.unwrap().contains("vfsd rejoin"));
-    drop(node);
-    members[liar].crash();
+    assert!(members[liar].ends_as_unfit().contains("vfsd rejoin"));
     members[leader].create("the others go on").unwrap();
 }
 
@@ -540,12 +198,8 @@ fn where_no_state_has_a_majority_nobody_writes() {
     }
     // The third decides, and the one that differs from it and the leader is out.
     members[away].start();
-    let node = Arc::clone(members[liar].node());
-    let why = members[liar].block_on(async { tokio::time::timeout(LONG, node.differs()).await });
-    assert!(why.unwrap().contains("vfsd rejoin"));
-    drop(node);
-    // As its daemon does; one that led would go on telling the others that nobody may write.
-    members[liar].crash();
+    // One that led and went on would go on telling the others that nobody may write.
+    assert!(members[liar].ends_as_unfit().contains("vfsd rejoin"));
     members[leader].create("and the rest goes on").unwrap();
 }
 
@@ -742,15 +396,14 @@ fn a_node_that_lost_its_log_rejoins_with_a_new_id() {
     let log = members[lost].data().join("log");
     std::fs::remove_dir_all(&log).unwrap();
     std::fs::create_dir(&log).unwrap();
-    let helper = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let data = members[lost].data();
-    let rejoined = helper
-        .block_on(rejoin(&data, None, SEGMENT, &mut |_| ()))
-        .unwrap();
-    assert!(rejoined.node > old_id && rejoined.old.exists());
+    assert!(members[lost].rejoin() > old_id);
+    let beside = std::fs::read_dir(members[lost].dir.path()).unwrap();
+    let names = beside.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(
+        names
+            .into_iter()
+            .any(|name| name.starts_with("data.damaged-"))
+    );
     members[lost].start();
     members[lost].create("after the loss").unwrap();
     let name = members[lost].name;
@@ -963,7 +616,7 @@ fn the_members_addresses_are_on_disk_from_the_first_membership_on() {
     second.join(&first, &first.token(3_600)).unwrap();
     second.start();
     let known = |member: &Member| -> BTreeSet<String> {
-        let members = peers_file::load(&member.data().join("peers.json"));
+        let members = peers_file::load(&RealDisk, &member.data().join("peers.json"));
         members.into_iter().map(|(_, address)| address).collect()
     };
     let both: BTreeSet<String> = [first.listen.clone(), second.listen.clone()].into();
