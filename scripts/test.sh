@@ -7,7 +7,7 @@ usage() {
 Usage: scripts/test.sh [--fast]
 
 Runs everything that must hold before a change lands: formatting, clippy with warnings as errors, and all tests of the
-workspace, the system tests on real nodes of this machine included. About 20 minutes on two cores when nothing is built.
+workspace, the system tests on real nodes of this machine included. About 25 minutes on two cores when nothing is built.
   --fast   without the system tests
 What cannot run here is named with its reason; then the exit status is 1 all the same, because it was not tested.
 TEXT
@@ -46,6 +46,7 @@ check "format" cargo fmt --all --check
 check "lints" cargo clippy --locked --workspace --all-targets -- -D warnings
 check "build" cargo build --locked --workspace --bins
 check "conformance suites" ensure_tools
+check "simulation" scripts/simulate.sh
 if [ -n "$fast" ]; then
   check "tests without nodes" cargo test --locked --workspace --exclude system-tests --no-fail-fast
   check "tidy" cargo test --locked --workspace --test tidy
