@@ -214,7 +214,7 @@ pub const PLEDGE_REPEAT_EVERY: Duration = Duration::from_secs(10);
 /// An answer to that; a starting member waits this long for one that is not there.
 pub const PLEDGE_TIMEOUT: Duration = CONNECT_TIMEOUT;
 /// The newest rules for applying entries that this build knows (`state_machine/level.rs`).
-pub const RULES_KNOWN: u32 = 2;
+pub const RULES_KNOWN: u32 = 3;
 /// How often the leader looks whether every member knows newer rules, in beats.
 pub const LEVEL_CHECK_BEATS: u64 = 10;
 /// How long a stopping leader waits for another node to take over.

@@ -43,8 +43,9 @@ impl Level {
     pub const ALL_NAMES_BIND: Self = Self(2);
     /// A lock gets no second name, wherever.
     pub const LOCKS_HAVE_ONE_NAME: Self = Self(2);
-    /// Members tell each other what their disks hold.
-    pub const PLEDGES: Self = Self(2);
+
+    /// Members tell each other what their disks hold. No entry is applied otherwise: a member that knows it is greeted.
+    pub const PLEDGES: Self = Self(3);
 
     /// The newest that this build knows.
     pub const KNOWN: Self = Self(RULES_KNOWN);
