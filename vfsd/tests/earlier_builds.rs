@@ -10,7 +10,7 @@
 use openraft::EntryPayload;
 use vfsd::consensus::raft::entry_format::raft_entry;
 use vfsd::state_machine::StateMachine;
-use vfsd::state_machine::command::{Command, Entry};
+use vfsd::state_machine::command::{Author, Command, Entry};
 use vfsd::state_machine::ids::LogIndex;
 use vfsd::state_machine::level::Level;
 use vfsd::storage::append_log::AppendLog;
@@ -59,13 +59,7 @@ fn until_the_level_is_raised_snapshots_have_the_bytes_of_the_build_before() {
     let image = state.image();
     assert_eq!(image.manifest[0], 2, "the version that it knows");
     assert_eq!(StateMachine::from_image(&image).unwrap(), state);
-    let entry = Entry {
-        stamp: Default::default(),
-        author: Default::default(),
-        origin: None,
-        fence: None,
-        command: Command::RaiseLevel(Level::KNOWN),
-    };
+    let entry = Entry::new(Author::default(), Command::RaiseLevel(Level::KNOWN));
     state.apply(LogIndex(APPLIED + 1), &entry).outcome.unwrap();
     let image = state.image();
     assert_eq!(image.manifest[0], 3);

@@ -99,16 +99,11 @@ pub fn found_cluster(member: &NewMember, name: &str) -> anyhow::Result<String> {
         };
         let author = Author {
             node: NodeId(FOUNDER),
-            grant: Grant::Writer,
-            comm: "vfsd".into(),
-            ..Author::default()
+            ..Author::daemon()
         };
         let entry = Entry {
             stamp,
-            author,
-            origin: None,
-            fence: None,
-            command,
+            ..Entry::new(author, command)
         };
         entry.encode().into()
     };

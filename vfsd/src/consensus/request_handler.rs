@@ -35,7 +35,7 @@ use crate::consensus::wire::{
     Request, SnapshotPart, Transfer, TransferReply, VoteReply,
 };
 use crate::consensus::writer::WriteError;
-use crate::limits::{COMMAND_NAME_BYTES_MAX, QUORUM_SILENCE_MAX, WRITE_TIMEOUT};
+use crate::limits::{COMMAND_NAME_BYTES_MAX, WRITE_TIMEOUT};
 use crate::state_machine::blob::BlobDigest;
 use crate::state_machine::command::Entry;
 use crate::state_machine::content::Content;
@@ -304,10 +304,7 @@ fn overview(core: &Core) -> Reply {
         let behind = matched.map(|id| last.saturating_sub(id.index));
         MemberHealth {
             id,
-            answers: is_own
-                || health
-                    .answered
-                    .is_some_and(|at| at.elapsed() < QUORUM_SILENCE_MAX),
+            answers: is_own || core.link.peers.is_heard(id),
             behind: if is_own { None } else { behind },
             round_trip_us: health
                 .round_trip

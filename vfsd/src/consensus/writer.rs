@@ -15,7 +15,7 @@ use crate::consensus::raft::types::{EntryBytes, TypeConfig};
 use crate::consensus::sessions::stamp_clock::StampClock;
 use crate::consensus::view::View;
 use crate::limits::{ENTRY_BYTES_MAX, WRITE_TIMEOUT};
-use crate::state_machine::command::{Author, Command, Entry, Grant};
+use crate::state_machine::command::{Author, Command, Entry};
 use crate::state_machine::ids::{LogIndex, NodeId};
 use crate::state_machine::log_time::LogTime;
 use crate::state_machine::outcome::Outcome;
@@ -124,17 +124,9 @@ impl Writer {
     fn own(&self, command: Command) -> Entry {
         let author = Author {
             node: NodeId(self.view.id),
-            grant: Grant::Writer,
-            comm: "vfsd".into(),
-            ..Author::default()
+            ..Author::daemon()
         };
-        Entry {
-            stamp: Default::default(),
-            author,
-            origin: None,
-            fence: None,
-            command,
-        }
+        Entry::new(author, command)
     }
 
     /// An index that covers everything committed before the call, confirmed by a majority.

@@ -71,13 +71,8 @@ fn candidates(
     let mut all = known.clone();
     for state in [old, new] {
         for number in known {
-            let inode = state.tree().inode(*number);
-            let directory = inode.and_then(|inode| inode.directory());
-            all.extend(
-                directory
-                    .iter()
-                    .flat_map(|directory| directory.entries.values()),
-            );
+            let inode = state.tree().inode(*number).into_iter();
+            all.extend(inode.flat_map(|inode| inode.children()));
         }
     }
     all
@@ -347,12 +342,8 @@ impl<'a> Departures<'a> {
 
     /// Exchanges what has changed places in rings, one after the other, into its place.
     fn turn_rings(&mut self) {
-        let starts: Vec<Place> = self.moved.keys().cloned().collect();
-        for start in starts
-            .into_iter()
-            .filter(|start| self.is_ring(start))
-            .collect::<Vec<_>>()
-        {
+        let starts = self.moved.keys().filter(|start| self.is_ring(start));
+        for start in starts.cloned().collect::<Vec<_>>() {
             let Some(mut moved) = self.moved.remove(&start) else {
                 continue;
             };

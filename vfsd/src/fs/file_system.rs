@@ -332,14 +332,9 @@ impl FileSystem {
         };
         let state = self.state();
         let inode = self.inode_in(&state, number)?;
-        let own = |number: InodeNo, name: &[u8]| DirectoryEntry {
-            node: number.0,
-            kind: FileKind::Directory,
-            name: name.to_vec(),
-        };
         let above = inode.parent().unwrap_or(InodeNo::ROOT);
         Ok(Listing {
-            fixed: vec![own(number, b"."), own(above, b"..")],
+            fixed: DirectoryEntry::own(number.0, above.0).into(),
             ..Listing::of(&inode)?
         })
     }

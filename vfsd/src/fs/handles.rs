@@ -159,6 +159,18 @@ pub struct DirectoryEntry {
     pub name: Vec<u8>,
 }
 
+impl DirectoryEntry {
+    /// `.` and `..`, with which the listing of the directory `node` below `above` begins.
+    pub fn own(node: u64, above: u64) -> [Self; 2] {
+        let entry = |node, name: &[u8]| Self {
+            node,
+            kind: FileKind::Directory,
+            name: name.to_vec(),
+        };
+        [entry(node, b"."), entry(above, b"..")]
+    }
+}
+
 /// All open handles.
 #[derive(Debug)]
 pub struct HandleTable {

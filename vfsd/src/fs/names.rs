@@ -334,12 +334,7 @@ impl FileSystem {
         [moves, mut goes]: [Option<FoundName>; 2],
     ) -> FsResult<Committed> {
         if moves.is_none() && goes.is_none() {
-            let command = match change {
-                NameChange::Unlink(remove) => Command::Unlink(remove),
-                NameChange::Rmdir(remove) => Command::Rmdir(remove),
-                NameChange::Rename(rename) => Command::Rename(rename),
-            };
-            return self.commit(caller, grant, command).await;
+            return self.commit(caller, grant, change.into()).await;
         }
         let as_found =
             |found: Option<FoundName>| found.map(FoundName::as_found).unwrap_or_default();

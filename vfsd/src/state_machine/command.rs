@@ -48,6 +48,17 @@ pub enum EntryError {
 }
 
 impl Entry {
+    /// `author` asks for `command`, once and under no guard. The leader stamps it.
+    pub fn new(author: Author, command: Command) -> Self {
+        Self {
+            stamp: Stamp::default(),
+            author,
+            origin: None,
+            fence: None,
+            command,
+        }
+    }
+
     /// The payload of a log entry.
     ///
     /// # Panics
@@ -89,6 +100,16 @@ pub struct Author {
     pub pid: u32,
     /// Command name of the caller, at most 15 bytes.
     pub comm: String,
+}
+
+impl Author {
+    /// A daemon on its own behalf, and nobody's who has called it.
+    pub fn daemon() -> Self {
+        Self {
+            comm: "vfsd".into(),
+            ..Self::default()
+        }
+    }
 }
 
 /// What a node may change, from its certificate.
@@ -257,6 +278,16 @@ pub enum NameChange {
     Rmdir(Remove),
     /// As [`Command::Rename`].
     Rename(Rename),
+}
+
+impl From<NameChange> for Command {
+    fn from(change: NameChange) -> Self {
+        match change {
+            NameChange::Unlink(remove) => Self::Unlink(remove),
+            NameChange::Rmdir(remove) => Self::Rmdir(remove),
+            NameChange::Rename(rename) => Self::Rename(rename),
+        }
+    }
 }
 
 /// What a kernel has found under a name.

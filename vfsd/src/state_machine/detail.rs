@@ -19,6 +19,11 @@ pub(super) fn of_name(name: &Name) -> u64 {
     name.as_bytes().len() as u64 + DETAIL_OVERHEAD_BYTES
 }
 
+/// What the names of an inode take.
+pub(super) fn of_names(inode: &Inode) -> u64 {
+    inode.names.iter().map(|(_, name)| of_name(name)).sum()
+}
+
 /// What an inode takes without its names.
 pub(super) fn of(inode: &Inode) -> u64 {
     of_kind(&inode.kind) + of_xattrs(&inode.xattrs)

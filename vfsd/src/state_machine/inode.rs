@@ -94,6 +94,12 @@ impl Inode {
         }
     }
 
+    /// What the entries of a directory stand for, in the order of their names; nothing for what is none.
+    pub fn children(&self) -> impl Iterator<Item = InodeNo> {
+        let entries = self.directory().map(|directory| directory.entries.values());
+        entries.into_iter().flatten().copied()
+    }
+
     /// The content, if it is a regular file.
     pub fn content(&self) -> Option<&Content> {
         match &self.kind {

@@ -75,8 +75,7 @@ fn check_tree(state: &StateMachine) -> Result<(), String> {
             return Err(format!("inode {number} cannot be reached from the root"));
         }
         stored += inode.content().map_or(0, Content::stored_bytes);
-        let of_names = inode.names.iter().map(|(_, name)| detail::of_name(name));
-        details += detail::of(inode) + of_names.sum::<u64>();
+        details += detail::of(inode) + detail::of_names(inode);
         check_tree_revision(tree, inode)?;
         let Some(directory) = inode.directory() else {
             continue;
@@ -113,12 +112,8 @@ fn reached_from_the_root(tree: &Namespace) -> BTreeSet<InodeNo> {
         if !reached.insert(at) {
             continue;
         }
-        let directory = tree.inode(at).and_then(|inode| inode.directory());
-        way.extend(
-            directory
-                .iter()
-                .flat_map(|directory| directory.entries.values()),
-        );
+        let inode = tree.inode(at).into_iter();
+        way.extend(inode.flat_map(|inode| inode.children()));
     }
     reached
 }
@@ -153,12 +148,12 @@ fn check_counts(
 /// A directory's is its own revision or the newest of those of its entries; of all directories together that is the
 /// maximum over everything beneath.
 fn check_tree_revision(tree: &Namespace, inode: &Inode) -> Result<(), String> {
-    let Some(directory) = inode.directory() else {
+    if !inode.is_directory() {
         return Ok(());
-    };
-    let of_entries = directory.entries.values().map(|child| {
-        let own = tree.inode(*child).map(|child| child.revision);
-        tree.tree_revision(*child).max(own)
+    }
+    let of_entries = inode.children().map(|child| {
+        let own = tree.inode(child).map(|child| child.revision);
+        tree.tree_revision(child).max(own)
     });
     let newest = of_entries.chain([Some(inode.revision)]).max().flatten();
     let known = tree.tree_revision(inode.number);

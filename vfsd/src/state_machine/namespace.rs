@@ -480,15 +480,13 @@ impl Namespace {
         let mut names = Vec::new();
         for inode in inodes {
             tree.stored_bytes += inode.content().map_or(0, Content::stored_bytes);
-            tree.detail_bytes += detail::of(&inode);
+            tree.detail_bytes += detail::of(&inode) + detail::of_names(&inode);
             names.extend(
                 inode
                     .names
                     .iter()
                     .map(|(parent, name)| (*parent, name.clone(), inode.number)),
             );
-            let of_names = inode.names.iter().map(|(_, name)| detail::of_name(name));
-            tree.detail_bytes += of_names.sum::<u64>();
             if tree.inodes.insert(inode.number, Arc::new(inode)).is_some() {
                 return Err("an inode number stands twice".into());
             }

@@ -7,7 +7,7 @@ use vfsd::consensus::wire::{Append, AppendEntry, Ballot, Reply, Request, Snapsho
 use vfsd::state_machine::StateMachine;
 use vfsd::state_machine::blob;
 use vfsd::state_machine::command::{
-    Author, Command, ContentOp, ContentUpdate, Create, Entry, Grant, Mkdir, NodeKind, Write,
+    Author, Command, ContentOp, ContentUpdate, Create, Entry, Mkdir, NodeKind, Write,
 };
 use vfsd::state_machine::content::Content;
 use vfsd::state_machine::ids::{InodeNo, LogIndex};
@@ -115,17 +115,11 @@ fn wire() -> Vec<Vec<u8>> {
 }
 
 fn entry(command: Command) -> Entry {
-    Entry {
-        stamp: Default::default(),
-        author: Author {
-            grant: Grant::Writer,
-            comm: "cp".into(),
-            ..Author::default()
-        },
-        origin: None,
-        fence: None,
-        command,
-    }
+    let author = Author {
+        comm: "cp".into(),
+        ..Author::default()
+    };
+    Entry::new(author, command)
 }
 
 fn commands() -> Vec<Command> {

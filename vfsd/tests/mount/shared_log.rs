@@ -182,10 +182,7 @@ impl SharedLog {
             },
             None => Entry {
                 stamp,
-                author: Author::default(),
-                origin: None,
-                fence: None,
-                command,
+                ..Entry::new(Author::default(), command)
             },
         };
         let applied = state.apply(index, &entry);

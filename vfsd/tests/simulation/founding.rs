@@ -35,6 +35,10 @@ pub fn entries(members: u64) -> Vec<StoredEntry> {
             grant: Grant::Writer,
             age_public: String::new(),
         };
+        let author = Author {
+            node: NodeId(1),
+            ..Author::default()
+        };
         let command = match id {
             1 => Command::ClusterInit {
                 cluster: CLUSTER.into(),
@@ -42,17 +46,7 @@ pub fn entries(members: u64) -> Vec<StoredEntry> {
             },
             _ => Command::MemberPut(member),
         };
-        let entry = Entry {
-            stamp: Default::default(),
-            author: Author {
-                node: NodeId(1),
-                grant: Grant::Writer,
-                ..Author::default()
-            },
-            origin: None,
-            fence: None,
-            command,
-        };
+        let entry = Entry::new(author.clone(), command);
         payloads.push(EntryPayload::Normal(EntryBytes(entry.encode().into())));
     }
     let stored = payloads.into_iter().zip(0..).map(|(payload, index)| {

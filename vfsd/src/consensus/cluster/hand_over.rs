@@ -6,7 +6,7 @@ use openraft::ServerState;
 
 use crate::consensus::cluster::peers::Peers;
 use crate::consensus::view::View;
-use crate::limits::{HAND_OVER_TIMEOUT, QUORUM_SILENCE_MAX};
+use crate::limits::HAND_OVER_TIMEOUT;
 
 /// If this node leads and another voter is up to date: gives it the leadership and waits until it has it.
 pub async fn hand_over(view: &View, peers: &Peers) {
@@ -15,14 +15,10 @@ pub async fn hand_over(view: &View, peers: &Peers) {
         return;
     }
     let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
-    let recent = |id: &u64| {
-        let answered = peers.health(*id).answered;
-        answered.is_some_and(|at| at.elapsed() < QUORUM_SILENCE_MAX)
-    };
     let matched = metrics.replication.unwrap_or_default();
     let best = voters
         .into_iter()
-        .filter(|id| *id != view.id && recent(id))
+        .filter(|id| *id != view.id && peers.is_heard(*id))
         .max_by_key(|id| matched.get(id).copied().flatten());
     let Some(best) = best else { return };
     if view.raft.trigger().transfer_leader(best).await.is_err() {

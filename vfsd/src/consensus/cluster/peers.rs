@@ -134,8 +134,7 @@ impl Peers {
 
     /// The newest rules that `node` has said it knows, while it answers.
     pub fn level(&self, node: u64) -> Option<Level> {
-        let answered = self.health(node).answered?;
-        if answered.elapsed() > QUORUM_SILENCE_MAX {
+        if !self.is_heard(node) {
             return None;
         }
         let channels = self.channels.lock();
@@ -174,6 +173,12 @@ impl Peers {
     /// Notes that `node` was heard, by a request of its own.
     pub fn heard(&self, node: u64) {
         self.health.lock().entry(node).or_default().answered = Some(Instant::now());
+    }
+
+    /// Whether `node` was heard lately, by an answer or by a request of its own.
+    pub fn is_heard(&self, node: u64) -> bool {
+        let heard = self.health(node).answered;
+        heard.is_some_and(|at| at.elapsed() <= QUORUM_SILENCE_MAX)
     }
 
     /// What is known of `node`.

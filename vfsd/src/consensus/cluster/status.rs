@@ -102,8 +102,7 @@ impl StatusBoard {
                 .voter_ids()
                 .filter(move |&id| id != own)
         };
-        let recent = |at: Instant| at.elapsed() <= QUORUM_SILENCE_MAX;
-        let silent = |id: &u64| !core.link.peers.health(*id).answered.is_some_and(recent);
+        let silent = |id: &u64| !core.link.peers.is_heard(*id);
         if metrics.state == ServerState::Leader {
             // To be elected is to have heard from a majority; acknowledgements come a round trip later.
             if self.led_term.swap(metrics.current_term, Ordering::Relaxed) != metrics.current_term {

@@ -33,8 +33,12 @@ pub async fn run(core: Arc<Core>) {
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
             () = core.link.leader_left.notified() => succeed(&core).await,
-            // A node that does not lead ignores it.
-            () = signs.next() => if core.view.raft.trigger().heartbeat().await.is_err() { return },
+            () = signs.next() => {
+                let leads = core.view.metrics().state == ServerState::Leader;
+                if leads && core.view.raft.trigger().heartbeat().await.is_err() {
+                    return;
+                }
+            }
             () = beats.next() => {}
         }
     }

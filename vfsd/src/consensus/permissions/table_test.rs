@@ -218,11 +218,8 @@ fn entry(command: Command, numbered: bool) -> Entry {
         abandoned: Vec::new(),
     };
     Entry {
-        stamp: Default::default(),
-        author: Author::default(),
         origin: numbered.then_some(origin),
-        fence: None,
-        command,
+        ..Entry::new(Author::default(), command)
     }
 }
 

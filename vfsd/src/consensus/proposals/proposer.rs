@@ -283,12 +283,8 @@ pub async fn tell_of_abandoned(core: Arc<Core>) {
             if quorum.wait_for(|state| state.has).await.is_err() {
                 return;
             }
-            let author = Author {
-                comm: "vfsd".into(),
-                ..Author::default()
-            };
             let notice = Proposal {
-                author,
+                author: Author::daemon(),
                 fence: None,
                 command: Command::Nothing,
                 bound_to: None,

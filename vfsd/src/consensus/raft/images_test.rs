@@ -40,14 +40,5 @@ pub fn image(large: &[u8]) -> StateImage {
 }
 
 fn entry(command: Command) -> Entry {
-    Entry {
-        stamp: Default::default(),
-        author: Author {
-            grant: Grant::Writer,
-            ..Author::default()
-        },
-        origin: None,
-        fence: None,
-        command,
-    }
+    Entry::new(Author::default(), command)
 }

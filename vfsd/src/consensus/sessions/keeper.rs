@@ -169,15 +169,5 @@ impl SessionKeeper {
 }
 
 fn entry(command: Command) -> Entry {
-    let author = Author {
-        comm: "vfsd".into(),
-        ..Author::default()
-    };
-    Entry {
-        stamp: Default::default(),
-        author,
-        origin: None,
-        fence: None,
-        command,
-    }
+    Entry::new(Author::daemon(), command)
 }

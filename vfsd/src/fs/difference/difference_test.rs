@@ -50,10 +50,8 @@ impl World {
         };
         let entry = Entry {
             stamp,
-            author,
             origin,
-            fence: None,
-            command,
+            ..Entry::new(author, command)
         };
         self.state.apply(index, &entry).outcome
     }

@@ -1,32 +1,17 @@
 //! `/.vfs/members.json`: who belongs to the cluster.
 
-use std::sync::Arc;
-
-use super::{Facts, FixedBytes, OpenVirtual, Part, as_json, fixed_attr};
-use crate::fs::attr::Attr;
-use crate::fs::errno::FsResult;
+use super::{Document, Facts, as_json};
 use crate::state_machine::command::Grant;
 
 /// See the module.
-pub struct Members;
+pub const PART: Document = Document {
+    name: "members.json",
+    bytes: members,
+};
 
-impl Part for Members {
-    fn name(&self) -> &'static str {
-        "members.json"
-    }
-
-    fn attr(&self, facts: &dyn Facts, _node: u64) -> FsResult<Attr> {
-        fixed_attr(facts, document(facts).len() as u64)
-    }
-
-    fn open(&self, facts: &dyn Facts, _node: u64) -> FsResult<Arc<dyn OpenVirtual>> {
-        Ok(Arc::new(FixedBytes(document(facts))))
-    }
-}
-
-fn document(facts: &dyn Facts) -> Vec<u8> {
+fn members(facts: &dyn Facts) -> Vec<u8> {
     #[derive(serde::Serialize)]
-    struct Document<'a> {
+    struct Members<'a> {
         cluster: &'a str,
         members: Vec<Row<'a>>,
     }
@@ -52,7 +37,7 @@ fn document(facts: &dyn Facts) -> Vec<u8> {
         grant: member.grant,
         age_public: &member.age_public,
     });
-    as_json(&Document {
+    as_json(&Members {
         cluster: state.cluster(),
         members: members.collect(),
     })

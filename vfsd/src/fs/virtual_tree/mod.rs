@@ -183,8 +183,8 @@ impl Default for VirtualTree {
         Self {
             parts: vec![
                 Box::new(now::Now::default()),
-                Box::new(members::Members),
-                Box::new(status::Status),
+                Box::new(members::PART),
+                Box::new(status::PART),
             ],
             lookups: Mutex::default(),
         }
@@ -285,11 +285,6 @@ impl VirtualTree {
     /// # Errors
     /// As [`VirtualTree::lookup`].
     pub fn list(&self, facts: &dyn Facts, node: VirtualNode) -> FsResult<Listing> {
-        let directory = |number: u64, name: &[u8]| DirectoryEntry {
-            node: number,
-            kind: FileKind::Directory,
-            name: name.to_vec(),
-        };
         let (entries, above) = match node.in_part() {
             None => (self.names(facts)?, InodeNo::ROOT.0),
             Some((position, local)) => {
@@ -299,7 +294,7 @@ impl VirtualTree {
                 (entries, above.unwrap_or(VirtualNode::ROOT).number())
             }
         };
-        let own = [directory(node.number(), b"."), directory(above, b"..")];
+        let own = DirectoryEntry::own(node.number(), above);
         Ok(Listing {
             fixed: own.into_iter().chain(entries.fixed).collect(),
             ..entries
@@ -330,6 +325,26 @@ impl VirtualTree {
             Some((part, local)) => part.open(facts, local),
             None => Err(FsError::IsDirectory.into()),
         }
+    }
+}
+
+/// A part that is one file, written anew for whoever looks.
+struct Document {
+    name: &'static str,
+    bytes: fn(&dyn Facts) -> Vec<u8>,
+}
+
+impl Part for Document {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn attr(&self, facts: &dyn Facts, _node: u64) -> FsResult<Attr> {
+        fixed_attr(facts, (self.bytes)(facts).len() as u64)
+    }
+
+    fn open(&self, facts: &dyn Facts, _node: u64) -> FsResult<Arc<dyn OpenVirtual>> {
+        Ok(Arc::new(FixedBytes((self.bytes)(facts))))
     }
 }
 

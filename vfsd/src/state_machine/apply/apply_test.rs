@@ -53,10 +53,8 @@ impl World {
                 log_time: self.now,
                 wall,
             },
-            author,
             origin,
-            fence: None,
-            command,
+            ..Entry::new(author, command)
         }
     }
 

@@ -11,19 +11,25 @@ use crate::state_machine::outcome::{FsError, Outcome};
 
 impl Step<'_> {
     pub(super) fn checked(&mut self, checked: &Checked) -> Outcome {
-        match &checked.change {
-            NameChange::Unlink(remove) | NameChange::Rmdir(remove) => {
-                self.check_found(remove.parent, &remove.name, checked.found)?;
+        let Checked {
+            change,
+            found,
+            found_new,
+        } = checked;
+        match change {
+            NameChange::Unlink(remove) => {
+                self.check_found(remove.parent, &remove.name, *found)?;
+                self.unlink(remove)
+            }
+            NameChange::Rmdir(remove) => {
+                self.check_found(remove.parent, &remove.name, *found)?;
+                self.rmdir(remove)
             }
             NameChange::Rename(rename) => {
-                self.check_found(rename.parent, &rename.name, checked.found)?;
-                self.check_found(rename.new_parent, &rename.new_name, checked.found_new)?;
+                self.check_found(rename.parent, &rename.name, *found)?;
+                self.check_found(rename.new_parent, &rename.new_name, *found_new)?;
+                self.rename(rename)
             }
-        }
-        match &checked.change {
-            NameChange::Unlink(remove) => self.unlink(remove),
-            NameChange::Rmdir(remove) => self.rmdir(remove),
-            NameChange::Rename(rename) => self.rename(rename),
         }
     }
 

@@ -117,11 +117,7 @@ fn maybe_checked(rng: &mut StdRng, state: &StateMachine, change: NameChange) -> 
             found_new,
         });
     }
-    match change {
-        NameChange::Unlink(remove) => Command::Unlink(remove),
-        NameChange::Rmdir(remove) => Command::Rmdir(remove),
-        NameChange::Rename(rename) => Command::Rename(rename),
-    }
+    change.into()
 }
 
 fn any_new_name(
@@ -202,10 +198,7 @@ fn any_entry(rng: &mut StdRng, state: &StateMachine, number: u64) -> Entry {
     };
     let mut entry = Entry {
         stamp: Stamp { log_time, wall },
-        author: Author::default(),
-        origin: None,
-        fence: None,
-        command: Command::Nothing,
+        ..Entry::new(Author::default(), Command::Nothing)
     };
     let due = state.due(log_time);
     entry.command = match rng.random_range(0..50) {
@@ -310,8 +303,7 @@ fn beneath(state: &StateMachine, directory: InodeNo) -> BTreeMap<InodeNo, *const
     while let Some(at) = way.pop() {
         let inode = state.tree().inode(at).unwrap();
         found.insert(at, Arc::as_ptr(inode));
-        let directory = inode.directory().into_iter();
-        way.extend(directory.flat_map(|directory| directory.entries.values()));
+        way.extend(inode.children());
     }
     found
 }

@@ -1,7 +1,7 @@
 //! Manifests that decode and are no state: refused, with an end.
 
 use super::*;
-use crate::state_machine::command::{Command, Entry, Mkdir};
+use crate::state_machine::command::{Author, Command, Entry, Mkdir};
 use crate::state_machine::namespace::MID;
 use crate::state_machine::outcome::Done;
 
@@ -10,19 +10,14 @@ fn nested() -> (StateMachine, [InodeNo; 2]) {
     let mut state = StateMachine::new();
     let mut parent = MID;
     let made = [1, 2].map(|index| {
-        let entry = Entry {
-            stamp: Default::default(),
-            author: Default::default(),
-            origin: None,
-            fence: None,
-            command: Command::Mkdir(Mkdir {
-                parent,
-                name: b"d".to_vec(),
-                mode: 0o755,
-                uid: 0,
-                gid: 0,
-            }),
-        };
+        let mkdir = Command::Mkdir(Mkdir {
+            parent,
+            name: b"d".to_vec(),
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+        });
+        let entry = Entry::new(Author::default(), mkdir);
         let Ok(Done::Inode { inode, .. }) = state.apply(LogIndex(index), &entry).outcome else {
             panic!("a directory is made");
         };

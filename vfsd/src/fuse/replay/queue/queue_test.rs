@@ -9,13 +9,7 @@ use crate::state_machine::namespace::{MID, RUN};
 use crate::state_machine::outcome::{Applied, Done};
 
 fn apply(state: &mut StateMachine, command: Command) -> Applied {
-    let entry = Entry {
-        stamp: Default::default(),
-        author: Author::default(),
-        origin: None,
-        fence: None,
-        command,
-    };
+    let entry = Entry::new(Author::default(), command);
     let index = LogIndex(state.applied().0 + 1);
     state.apply(index, &entry)
 }
