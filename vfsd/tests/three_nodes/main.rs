@@ -5,6 +5,7 @@
 
 mod members;
 mod older_copies;
+mod sessions;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -414,23 +415,6 @@ fn a_node_that_lost_its_log_rejoins_with_a_new_id() {
 }
 
 #[test]
-fn a_lock_ends_with_the_session_of_a_node_that_died() {
-    let mut members = three();
-    let holder = members
-        .iter()
-        .position(|member| !member.is_leader())
-        .unwrap();
-    members[holder].make_lock("job").unwrap();
-    members[holder].crash();
-    let other = (holder + 1) % 3;
-    assert_eq!(members[other].make_lock("job"), Err(FsError::AlreadyExists));
-    wait_until(
-        "the lock to be free after the session's TTL and the lock's delay",
-        || members[other].make_lock("job").is_ok(),
-    );
-}
-
-#[test]
 fn a_removed_leader_is_refused_and_its_id_is_not_used_again() {
     let members = three();
     let leader = leader_of(&members);
@@ -456,23 +440,6 @@ fn a_removed_leader_is_refused_and_its_id_is_not_used_again() {
     let token = other.token(3_600);
     let again = Member::new(name);
     assert!(again.join(other, &token).unwrap() > removed);
-}
-
-#[test]
-fn a_restart_within_the_ttl_resumes_the_session() {
-    let mut members = three();
-    let restarted = members
-        .iter()
-        .position(|member| !member.is_leader())
-        .unwrap();
-    members[restarted].create("opens a session").unwrap();
-    let session = members[restarted].node().proposer().session().unwrap();
-    members[restarted].crash();
-    members[restarted].start();
-    let resumed = wait_for("a session", || {
-        members[restarted].node().proposer().session()
-    });
-    assert_eq!(resumed, session);
 }
 
 /// What a node called `name` asks that joins with `token`, and the key that it asks for.

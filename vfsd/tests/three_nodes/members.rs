@@ -23,6 +23,7 @@ use vfsd::state_machine::command::{
 };
 use vfsd::state_machine::ids::InodeNo;
 use vfsd::state_machine::log_time::WallTime;
+use vfsd::state_machine::namespace::LK;
 use vfsd::state_machine::outcome::{Change, FsError};
 use vfsd::storage::data_dir::DataDir;
 use vfsd::transport::token::Token;
@@ -255,17 +256,7 @@ impl Member {
 
     /// Makes a lock directory below `/lk`.
     pub fn make_lock(&self, name: &str) -> Result<(), FsError> {
-        let state = self.node().core().view.state();
-        let parent = state.tree().resolve("lk").unwrap();
-        self.propose(|| {
-            Command::Mkdir(Mkdir {
-                parent,
-                name: name.as_bytes().to_vec(),
-                mode: 0o755,
-                uid: 0,
-                gid: 0,
-            })
-        })
+        self.propose(|| lock(name))
     }
 
     pub fn change(&self, change: ClusterChange) -> Result<String, String> {
@@ -328,6 +319,17 @@ impl Member {
     pub fn is_leader(&self) -> bool {
         self.node().status().current().role == "leader"
     }
+}
+
+/// Makes a lock directory.
+pub fn lock(name: &str) -> Command {
+    Command::Mkdir(Mkdir {
+        parent: LK,
+        name: name.into(),
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+    })
 }
 
 pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {

@@ -1,8 +1,9 @@
 //! Opens this node's session, renews it, and opens a new one when it has ended.
 //!
 //! Invariants: the session of an earlier run is resumed if it still lives and was this node's (its id lies in tmpfs, so
-//! a rebooted machine opens a new one). Not here: judging expiry (`lease_keeper.rs`); ending the locks of handles that
-//! an earlier run had open (`fs/`, which knows its handles).
+//! a rebooted machine opens a new one); what an earlier run had under way and is not applied by then never is. Not
+//! here: judging expiry (`lease_keeper.rs`); ending the locks of handles that an earlier run had open (`fs/`, which
+//! knows its handles).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,9 +18,10 @@ use crate::consensus::wire::{Renewal, Reply, Request};
 use crate::limits::{SESSION_RENEW_EVERY, SESSION_RETRY_EVERY, WRITE_TIMEOUT};
 use crate::state_machine::command::{Author, Command, Entry};
 use crate::state_machine::ids::{NodeId, SessionId};
-use crate::state_machine::outcome::Done;
+use crate::state_machine::outcome::{Done, FsError};
 use crate::storage::atomic_file;
 use crate::storage::disk::Disk;
+use crate::trouble::Trouble;
 
 /// See the module.
 pub struct SessionKeeper {
@@ -86,23 +88,55 @@ impl SessionKeeper {
         }
     }
 
-    /// Whether the session of the earlier run still lives.
+    /// Whether the session of the earlier run still lives, and is this one's now.
     async fn resume(&self, session: SessionId) -> bool {
+        if !self.settle_earlier_runs(session).await {
+            return false;
+        }
         let renewed = loop {
             match self.renew(session).await {
                 Ok(renewed) => break renewed,
                 Err(_) => tokio::time::sleep(SESSION_RETRY_EVERY).await,
             }
         };
-        if !renewed {
-            return false;
-        }
+        let Some(sent_at) = renewed else { return false };
+        self.core.session.renewed(session, sent_at);
         tracing::info!(%session, "resumed the session of the run before");
         true
     }
 
+    /// Nothing that an earlier run had under way has an effect from here on: its callers were told that it failed when
+    /// their mount went away. Gives whether the session has lived so long.
+    async fn settle_earlier_runs(&self, session: SessionId) -> bool {
+        // Numbers of this run are above all of earlier ones, and so is what it says is settled.
+        let origin = self.core.numbers.begin(session);
+        let notice = Entry {
+            origin: Some(origin.clone()),
+            ..entry(Command::Nothing)
+        };
+        let bytes = notice.encode();
+        loop {
+            let reply = self
+                .core
+                .link
+                .ask_leader(Request::Propose(&bytes), WRITE_TIMEOUT)
+                .await;
+            if let Ok(Reply::Proposed {
+                index,
+                outcome: Some(outcome),
+            }) = reply
+            {
+                self.core.view.wait_applied(index).await;
+                self.core.numbers.settle(&origin);
+                return outcome != Err(FsError::SessionExpired);
+            }
+            tokio::time::sleep(SESSION_RETRY_EVERY).await;
+        }
+    }
+
     /// Opens a session, however long it takes.
     async fn open(&self) -> SessionId {
+        let mut trouble = Trouble::default();
         loop {
             let sent_at = clock::boottime();
             let node = NodeId(self.core.view.id);
@@ -123,7 +157,10 @@ impl SessionKeeper {
                     tracing::info!(%session, "opened a session");
                     return session;
                 }
-                Ok(other) => tracing::warn!(?other, "cannot open a session"),
+                Ok(other) if trouble.is_new(format!("{other:?}")) => {
+                    tracing::warn!(?other, "cannot open a session");
+                }
+                Ok(_) => {}
                 Err(error) => tracing::debug!(%error, "cannot open a session yet"),
             }
             tokio::time::sleep(SESSION_RETRY_EVERY).await;
@@ -139,8 +176,11 @@ impl SessionKeeper {
                 () = self.core.session.wait_ended() => return,
             }
             pause = match self.renew(session).await {
-                Ok(true) => SESSION_RENEW_EVERY,
-                Ok(false) => return self.core.session.ended(session),
+                Ok(Some(sent_at)) => {
+                    self.core.session.renewed(session, sent_at);
+                    SESSION_RENEW_EVERY
+                }
+                Ok(None) => return self.core.session.ended(session),
                 Err(error) => {
                     tracing::debug!(%error, "cannot renew the session");
                     SESSION_RETRY_EVERY
@@ -149,7 +189,8 @@ impl SessionKeeper {
         }
     }
 
-    async fn renew(&self, session: SessionId) -> Result<bool, AskError> {
+    /// Asks for the session to live on. Gives when that was asked, on `CLOCK_BOOTTIME`, if it does.
+    async fn renew(&self, session: SessionId) -> Result<Option<Duration>, AskError> {
         let sent_at: Duration = clock::boottime();
         let asked = self
             .core
@@ -158,11 +199,10 @@ impl SessionKeeper {
             .await?;
         match asked {
             Reply::Renewed(Renewal::Lives { missing }) => {
-                self.core.session.renewed(session, sent_at);
                 self.core.quorum.missing_reported(missing);
-                Ok(true)
+                Ok(Some(sent_at))
             }
-            Reply::Renewed(Renewal::Gone) => Ok(false),
+            Reply::Renewed(Renewal::Gone) => Ok(None),
             _ => Err(AskError::NotReady("the leader gave another answer".into())),
         }
     }
