@@ -132,6 +132,20 @@ pub fn wait_for_tree(node: &Node) -> Result<()> {
     )
 }
 
+/// Waits until `nodes` have one state at one entry, which a line of `vfsd digest` names both.
+///
+/// # Errors
+/// If they do not come to that.
+pub fn wait_for_equal_digests(nodes: &[&Node]) -> Result<()> {
+    let mut digests = Vec::new();
+    wait_until("equal digests", limits::CLUSTER_READY_MAX, || {
+        let told = nodes.iter().map(|node| node.sh("vfsd digest"));
+        digests = told.collect::<Result<Vec<_>>>()?;
+        Ok(digests.windows(2).all(|pair| pair[0] == pair[1]))
+    })
+    .with_context(|| format!("{digests:?}"))
+}
+
 /// Kills the vfsd of `node` without warning, and waits until its service manager has brought it back.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use system_tests::cluster::{Background, Node};
 use system_tests::formation;
 use system_tests::limits;
-use system_tests::mounted::{Mounted, barrier, kill_vfsd};
+use system_tests::mounted::{Mounted, barrier, kill_vfsd, wait_for_equal_digests};
 use system_tests::wait::{wait_for, wait_until};
 
 const DOCUMENT: &str = "/vfs/saves/document";
@@ -215,17 +215,6 @@ fn kill_all_under_load(nodes: &[&Node; 3], round: u32) -> Result<Vec<String>> {
         acknowledged.extend((0..=last).map(|number| format!("{prefix}{number}")));
     }
     Ok(acknowledged)
-}
-
-/// One state on all, at one entry: a line of `vfsd digest` names both.
-fn wait_for_equal_digests(nodes: &[&Node; 3]) -> Result<()> {
-    let mut digests = Vec::new();
-    wait_until("equal digests", limits::CLUSTER_READY_MAX, || {
-        let told = nodes.iter().map(|node| node.sh("vfsd digest"));
-        digests = told.collect::<Result<Vec<_>>>()?;
-        Ok(digests.windows(2).all(|pair| pair[0] == pair[1]))
-    })
-    .with_context(|| format!("{digests:?}"))
 }
 
 #[test]

@@ -46,7 +46,7 @@ const ARROWS: &[(&str, &str, &[&str])] = &[
     (
         "vfsd",
         "fuse",
-        &["fs", "state_machine", "clock", "inline_task"],
+        &["fs", "state_machine", "clock", "inline_task", "trouble"],
     ),
     (
         "vfsd",
@@ -59,8 +59,10 @@ const ARROWS: &[(&str, &str, &[&str])] = &[
             "transport",
             "clock",
             "inline_task",
+            "trouble",
         ],
     ),
+    ("vfsd", "trouble", &[]),
     ("vfsd", "transport", &["state_machine::ids", "clock"]),
     ("vfsd", "storage", &["clock"]),
     (

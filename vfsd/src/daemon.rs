@@ -6,12 +6,14 @@
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, bail};
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
 
 use crate::admin::server::AdminServer;
 use crate::cli::setup::load_identity;
@@ -28,6 +30,7 @@ use crate::state_machine::level::Level;
 use crate::storage::StorageError;
 use crate::storage::atomic_file;
 use crate::storage::data_dir::DataDir;
+use crate::trouble::Trouble;
 
 /// Where the daemon finds and puts things.
 #[derive(Debug, Clone)]
@@ -72,7 +75,7 @@ pub fn node_settings(
 /// # Errors
 /// If a part cannot be started.
 pub async fn run(paths: DaemonPaths) -> anyhow::Result<()> {
-    let data = open_data_dir(&paths.data_dir).await?;
+    let data = Arc::new(open_data_dir(&paths.data_dir).await?);
     let config = NodeConfig::load(&data.config_file())?;
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -95,8 +98,10 @@ pub async fn run(paths: DaemonPaths) -> anyhow::Result<()> {
         listen = config.listen,
         "starting"
     );
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let signals = [
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    ];
     // Handle numbers differ from those of an earlier daemon, whose session this one may resume.
     let first_handle = u64::from(rand::random::<u32>()) << 32;
     let fs = FileSystem::new(first_handle, tokio::runtime::Handle::current());
@@ -104,48 +109,81 @@ pub async fn run(paths: DaemonPaths) -> anyhow::Result<()> {
     fs.attach(node.proposer());
     let socket = paths.runtime_dir.join(ADMIN_SOCKET);
     let admin = AdminServer::start(&socket, Arc::clone(&node), paths.mount.clone())?;
+    let ending = pin!(wait_for_end(&node, &data, signals));
+    let outcome = serve(&paths.mount, &node, &fs, &data, ending).await;
+    drop(admin);
+    node.stop().await;
+    tracing::info!("stopped");
+    match outcome? {
+        End::Asked => Ok(()),
+        End::Failed(reason) => bail!("{reason}"),
+    }
+}
+
+/// Why the daemon ends.
+enum End {
+    /// Somebody wants it to.
+    Asked,
+    /// It cannot go on.
+    Failed(String),
+}
+
+/// Mounts the tree and has it served until the `ending`, which is heard at any moment on the way there.
+async fn serve(
+    point: &Path,
+    node: &Arc<Node>,
+    fs: &Arc<FileSystem>,
+    data: &Arc<DataDir>,
+    mut ending: Pin<&mut impl Future<Output = anyhow::Result<End>>>,
+) -> anyhow::Result<End> {
     let served = Arc::new(OnceLock::new());
-    let watchdog = tokio::spawn(feed_watchdog(Arc::clone(&node), Arc::clone(&served)));
-    let mount = mount_when_fresh(&fs, &paths.mount, NodeId(config.id)).await?;
+    // Cancelled with this set, whatever comes.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(feed_watchdog(Arc::clone(node), Arc::clone(&served)));
+    tokio::select! {
+        end = &mut ending => return end,
+        () = catch_up(fs) => {}
+    }
+    let mount = mount(fs, point, node.core().view.id).await?;
     // Only the first call counts, and this is the one.
     let _ = served.set(mount.served());
-    // Whoever starts after us may take locks at once. Without a majority there is no session to wait for.
-    if tokio::time::timeout(WRITE_TIMEOUT, node.core().session.wait())
-        .await
-        .is_err()
-    {
-        tracing::warn!("this node has no session yet: locks are refused until a majority answers");
-    }
-    let stale_locks = tokio::spawn(end_locks_of_lost_handles(fs.clone()));
-    let data = Arc::new(data);
-    let level = tokio::spawn(mark_level(Arc::clone(&data), Arc::clone(&node)));
-    notify(&[NotifyState::Ready]);
-    tracing::info!(mount = %paths.mount.display(), "ready");
-    let failure = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        reason = node.failed() => Some(format!("consensus has stopped: {reason}")),
-        reason = node.unfit() => {
-            // It must not come back by itself: what it would serve, or vote for, is not what the others know.
-            atomic_file::write(&data.differs_file(), reason.as_bytes(), 0o600)?;
-            Some(reason)
+    let end = tokio::select! {
+        end = &mut ending => Some(end),
+        () = wait_for_session(node) => None,
+    };
+    let end = match end {
+        Some(end) => end,
+        None => {
+            tasks.spawn(end_locks_of_lost_handles(Arc::clone(fs)));
+            tasks.spawn(mark_level(Arc::clone(data), Arc::clone(node)));
+            notify(&[NotifyState::Ready]);
+            tracing::info!(mount = %point.display(), "ready");
+            ending.await
         }
     };
     tracing::info!("stopping");
     notify(&[NotifyState::Stopping]);
     tokio::task::spawn_blocking(move || mount.stop()).await?;
-    drop(admin);
-    for task in [watchdog, stale_locks, level] {
-        task.abort();
-        // Cancelled, so it has no result.
-        let _ = task.await;
-    }
-    node.stop().await;
-    tracing::info!("stopped");
-    match failure {
-        None => Ok(()),
-        Some(reason) => bail!("{reason}"),
-    }
+    tasks.shutdown().await;
+    end
+}
+
+/// Waits for a signal, and for what this member cannot go on with.
+async fn wait_for_end(
+    node: &Node,
+    data: &DataDir,
+    [mut terminate, mut interrupt]: [Signal; 2],
+) -> anyhow::Result<End> {
+    Ok(tokio::select! {
+        _ = terminate.recv() => End::Asked,
+        _ = interrupt.recv() => End::Asked,
+        reason = node.failed() => End::Failed(format!("consensus has stopped: {reason}")),
+        reason = node.unfit() => {
+            // It must not come back by itself: what it would serve, or vote for, is not what the others know.
+            atomic_file::write(&data.differs_file(), reason.as_bytes(), 0o600)?;
+            End::Failed(reason)
+        }
+    })
 }
 
 /// Opens the data directory; a daemon that was just killed may need a moment until the kernel has taken it apart.
@@ -161,13 +199,9 @@ async fn open_data_dir(root: &Path) -> Result<DataDir, StorageError> {
     }
 }
 
-/// Mounts the tree, after this node has caught up with the cluster or waited for it long enough: then `status.json`
-/// says that reads may be old.
-async fn mount_when_fresh(
-    fs: &Arc<FileSystem>,
-    point: &Path,
-    own: NodeId,
-) -> anyhow::Result<Mount> {
+/// Waits until this node has caught up with the cluster, but not for ever: then `status.json` says that reads may be
+/// old.
+async fn catch_up(fs: &FileSystem) {
     let caught_up = tokio::time::timeout(WRITE_TIMEOUT, async {
         // Until the first leader is heard, every barrier fails at once.
         while fs.barrier().await.is_err() {
@@ -177,15 +211,29 @@ async fn mount_when_fresh(
     if caught_up.await.is_err() {
         tracing::warn!("reads may be older than the cluster");
     }
+}
+
+async fn mount(fs: &Arc<FileSystem>, point: &Path, own: u64) -> anyhow::Result<Mount> {
     let (fs, point) = (fs.clone(), point.to_owned());
     // Mounting waits for the kernel, whose first questions this runtime answers.
-    Ok(tokio::task::spawn_blocking(move || Mount::start(fs, &point, own)).await??)
+    Ok(tokio::task::spawn_blocking(move || Mount::start(fs, &point, NodeId(own))).await??)
+}
+
+/// Whoever starts after this daemon may take locks at once. Without a majority there is no session to wait for.
+async fn wait_for_session(node: &Node) {
+    let session = node.core().session.wait();
+    if tokio::time::timeout(WRITE_TIMEOUT, session).await.is_err() {
+        tracing::warn!("this node has no session yet: locks are refused until a majority answers");
+    }
 }
 
 /// Locks that lived as long as a handle of an earlier daemon end, once this one has a session.
 async fn end_locks_of_lost_handles(fs: Arc<FileSystem>) {
+    let mut trouble = Trouble::default();
     while let Err(failure) = fs.end_locks_of_lost_handles().await {
-        tracing::warn!(%failure, "locks of an earlier daemon's handles could not be ended yet");
+        if trouble.is_new(&failure) {
+            tracing::warn!(%failure, "locks of an earlier daemon's handles could not be ended yet");
+        }
         tokio::time::sleep(UNSAVED_RETRY_EVERY).await;
     }
 }
@@ -195,6 +243,7 @@ async fn end_locks_of_lost_handles(fs: Arc<FileSystem>) {
 async fn mark_level(data: Arc<DataDir>, node: Arc<Node>) {
     let mut beats = node.core().beat.every(LEVEL_CHECK_BEATS);
     let mut marked = Level::FIRST;
+    let mut trouble = Trouble::default();
     loop {
         beats.next().await;
         let level = node.core().view.state().level();
@@ -204,9 +253,10 @@ async fn mark_level(data: Arc<DataDir>, node: Arc<Node>) {
         let data = Arc::clone(&data);
         match tokio::task::spawn_blocking(move || data.raise_level(level.0)).await {
             Ok(Ok(())) => marked = level,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, %level, "the data directory could not be marked yet")
+            Ok(Err(error)) if trouble.is_new(&error) => {
+                tracing::warn!(%error, %level, "the data directory could not be marked yet");
             }
+            Ok(Err(_)) => {}
             Err(error) => tracing::error!(%error, "marking the data directory has failed"),
         }
     }

@@ -16,3 +16,4 @@ pub mod state_machine;
 pub mod storage;
 pub mod telemetry;
 pub mod transport;
+mod trouble;

@@ -25,6 +25,7 @@ use super::replay::{MountRoot, ReplayQueue, Replayer, Tickets, prune_unneeded};
 use crate::fs::FileSystem;
 use crate::limits::{FUSE_THREADS, FUSE_WRITE_BYTES_MAX, MOUNT_CHECK_EVERY_MS, UNNEEDED_MAX};
 use crate::state_machine::ids::NodeId;
+use crate::trouble::Trouble;
 
 const MOUNT_TABLE: &str = "/proc/self/mountinfo";
 
@@ -222,6 +223,7 @@ impl Shared {
         let Ok(table) = File::open(MOUNT_TABLE) else {
             return tracing::error!("{MOUNT_TABLE} cannot be read: an unmount will not be noticed");
         };
+        let mut trouble = Trouble::default();
         while !self.stopping.load(Ordering::Acquire) {
             let mut waiting = [PollFd::new(
                 table.as_fd(),
@@ -236,22 +238,26 @@ impl Shared {
             if (is_there && is_answered) || self.stopping.load(Ordering::Acquire) {
                 continue;
             }
-            self.served.store(false, Ordering::Release);
+            let was_served = self.served.swap(false, Ordering::AcqRel);
             if is_there {
                 self.detach_unanswered();
             }
             *self.root.lock() = None;
             // It has the old root open, and on an idle node no event would come.
             self.queue.mount_changed();
-            tracing::warn!(point = %self.point.display(), "the tree is not mounted any more; it is mounted anew");
+            if was_served {
+                tracing::warn!(point = %self.point.display(), "the tree is not mounted any more; it is mounted anew");
+            }
             match self.mount_once() {
                 Ok(new) => {
                     made = new;
                     self.served.store(true, Ordering::Release);
+                    trouble.end();
                 }
-                Err(error) => {
-                    tracing::error!(%error, "the tree could not be mounted anew; trying again")
+                Err(error) if trouble.is_new(&error) => {
+                    tracing::error!(%error, "the tree could not be mounted anew; trying again");
                 }
+                Err(_) => {}
             }
         }
     }

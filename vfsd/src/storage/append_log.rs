@@ -316,7 +316,8 @@ impl AppendLog {
 
     /// Why nothing is written any more; nothing while the log takes what it is given.
     pub fn failure(&self) -> Option<String> {
-        self.shared.poisoned()
+        let reason = self.shared.poisoned()?;
+        Some(StorageError::Poisoned(reason).to_string())
     }
 
     /// Ends when nothing is written any more, with the reason. Not every write has somebody who waits for it: a

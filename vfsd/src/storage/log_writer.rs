@@ -87,15 +87,16 @@ impl LogWriter {
     fn step(&mut self, operations: Vec<Operation>) {
         let before = self.written;
         let mut batch = self.encode(operations);
-        let result = self.write(&mut batch, before);
-        let failure = result.as_ref().err().map(ToString::to_string);
-        if let Err(error) = result {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "the log cannot be written any more"
-            );
-            self.shared.poison(error.to_string());
-        }
+        let failure = match self.write(&mut batch, before) {
+            Ok(()) => None,
+            // Told before.
+            Err(StorageError::Poisoned(reason)) => Some(reason),
+            Err(error) => {
+                tracing::error!(%error, "the log cannot be written any more");
+                self.shared.poison(error.to_string());
+                Some(error.to_string())
+            }
+        };
         self.shared.note_done();
         for completion in batch.completions {
             completion(match &failure {

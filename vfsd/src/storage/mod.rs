@@ -22,15 +22,14 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// The operating system refused.
-    #[error("cannot {action} {}", path.display())]
+    #[error("cannot {action} {}: {cause}", path.display())]
     Io {
         /// What was tried.
         action: &'static str,
         /// On which file.
         path: PathBuf,
         /// What the system said.
-        #[source]
-        source: io::Error,
+        cause: io::Error,
     },
     /// Bytes in the middle of the log do not match their checksum although later ones do.
     #[error(
@@ -54,7 +53,7 @@ pub enum StorageError {
     LogMissing(PathBuf),
     /// An earlier write or flush failed; nothing is written any more.
     #[error(
-        "the log is closed since a write failed: {0}. Free or replace the disk, then restart vfsd"
+        "the log is closed since a write failed: {0}. Make room on the disk, or replace it; the next start goes on"
     )]
     Poisoned(String),
     /// Another daemon uses the directory.
@@ -85,25 +84,18 @@ impl StorageError {
     /// Wraps an error of the system with what was tried.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| Self::Io {
+        move |cause| Self::Io {
             action,
             path,
-            source,
+            cause,
         }
     }
 }
 
 impl From<StorageError> for io::Error {
     fn from(error: StorageError) -> Self {
-        match error {
-            StorageError::Io {
-                action,
-                path,
-                source,
-            } => Self::new(
-                source.kind(),
-                format!("cannot {action} {}: {source}", path.display()),
-            ),
+        match &error {
+            StorageError::Io { cause, .. } => Self::new(cause.kind(), error.to_string()),
             other => Self::other(other.to_string()),
         }
     }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use crate::consensus::core::Core;
 use crate::limits::PEERS_SAVE_EVERY;
-use crate::storage::disk::Disk;
+use crate::storage::disk::{self, Disk};
 use crate::storage::{StorageError, atomic_file};
+use crate::trouble::Trouble;
 
 /// Members by id, with their addresses.
 pub type Addresses = Vec<(u64, String)>;
@@ -55,26 +56,42 @@ impl PeersKeeper {
     pub async fn run(self) {
         let mut applied = self.core.view.published.applied.subscribe();
         let mut saved = Addresses::new();
+        let mut trouble = Trouble::default();
         loop {
             applied.mark_unchanged();
-            if let Some(members) = self.members().filter(|members| *members != saved) {
-                self.save(&members);
-                saved = members;
+            let members = self.members().unwrap_or_default();
+            if members != saved {
+                match self.save(members.clone()).await {
+                    Ok(()) => saved.clone_from(&members),
+                    Err(error) if trouble.is_new(&error) => {
+                        tracing::warn!(%error, "cannot keep the addresses of the members yet");
+                    }
+                    Err(_) => {}
+                }
             }
             // The sender lives as long as the node.
             if applied.changed().await.is_err() {
                 return;
             }
-            if !saved.is_empty() {
+            if !members.is_empty() {
                 tokio::time::sleep(PEERS_SAVE_EVERY).await;
             }
         }
     }
 
+    async fn save(&self, members: Addresses) -> std::io::Result<()> {
+        let (disk, path) = (Arc::clone(&self.disk), self.path.clone());
+        disk::run_blocking(&*self.disk, move || save(&*disk, &path, &members)).await??;
+        Ok(())
+    }
+
     /// Writes what is known now.
     pub fn save_now(&self) {
-        if let Some(members) = self.members() {
-            self.save(&members);
+        let Some(members) = self.members() else {
+            return;
+        };
+        if let Err(error) = save(&*self.disk, &self.path, &members) {
+            tracing::warn!(%error, "cannot keep the addresses of the members");
         }
     }
 
@@ -85,11 +102,5 @@ impl PeersKeeper {
             .map(|member| (member.node.0, member.address.clone()))
             .collect();
         (state.applied().0 >= self.from && !members.is_empty()).then_some(members)
-    }
-
-    fn save(&self, members: &Addresses) {
-        if let Err(error) = save(&*self.disk, &self.path, members) {
-            tracing::warn!(%error, "cannot keep the addresses of the members");
-        }
     }
 }

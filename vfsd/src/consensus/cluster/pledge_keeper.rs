@@ -26,6 +26,7 @@ use crate::storage::atomic_file;
 use crate::storage::disk::{self, Disk};
 use crate::storage::record::Pledge;
 use crate::storage::start_count::StartCount;
+use crate::trouble::Trouble;
 
 /// What is remembered on disk; nothing if the file is not there. One that makes no sense remembers nothing: that may
 /// hide an older copy of another member, and ends none that is whole.
@@ -49,6 +50,7 @@ pub struct PledgeKeeper {
     invited_by: Addresses,
     told: BTreeMap<u64, (Known, Instant)>,
     saved: BTreeMap<u64, Known>,
+    trouble: Trouble,
 }
 
 impl PledgeKeeper {
@@ -69,6 +71,7 @@ impl PledgeKeeper {
             invited_by,
             told: BTreeMap::new(),
             saved: BTreeMap::new(),
+            trouble: Trouble::default(),
         }
     }
 
@@ -85,6 +88,7 @@ impl PledgeKeeper {
 
     /// Asks all until enough have compared, then takes part.
     async fn begin(&self) {
+        let mut trouble = Trouble::default();
         loop {
             let asked = self.others().into_iter().map(|(id, address)| async move {
                 if greet(&self.core, id, &address).await.is_some() {
@@ -98,9 +102,10 @@ impl PledgeKeeper {
             if self.is_enough() {
                 match self.note_start().await {
                     Ok(()) => return,
-                    Err(error) => {
+                    Err(error) if trouble.is_new(&error) => {
                         tracing::error!(%error, "this start cannot be counted: this node does not take part");
                     }
+                    Err(_) => {}
                 }
             }
             tokio::time::sleep(HEARTBEAT_INTERVAL).await;
@@ -176,8 +181,14 @@ impl PledgeKeeper {
             atomic_file::write_on(&*disk, &file, &text, 0o600)
         });
         match written.await {
-            Ok(Ok(())) => self.saved = known,
-            Ok(Err(error)) => tracing::warn!(%error, "cannot keep what the others have said"),
+            Ok(Ok(())) => {
+                self.saved = known;
+                self.trouble.end();
+            }
+            Ok(Err(error)) if self.trouble.is_new(&error) => {
+                tracing::warn!(%error, "cannot keep what the others have said");
+            }
+            Ok(Err(_)) => {}
             Err(error) => tracing::debug!(%error, "stopping"),
         }
     }
