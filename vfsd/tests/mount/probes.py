@@ -176,7 +176,8 @@ def acl_of_an_access():
 @probe
 def ioctl_of_flags(): return fcntl.ioctl(fresh(), 0x80086601, bytes(8)) and 'ok'
 @probe
-def ioctl_of_immutable(): fcntl.ioctl(fresh(), 0x40086602, struct.pack('<l', 0))
+# With the flag for extents, as ext4 has it: without, ext4 would move the blocks, which it refuses now and then.
+def ioctl_of_immutable(): fcntl.ioctl(fresh(), 0x40086602, struct.pack('<l', 0x80000))
 @probe
 def ioctl_of_no_meaning(): fcntl.ioctl(fresh(), 0x12345678, bytes(8))
 @probe

@@ -23,12 +23,13 @@ use super::checkers::{Checkers, whole};
 use super::trace;
 
 /// Nobody of this machine: nothing is looked up in /proc.
-const NOBODY: Caller = Caller {
+pub const NOBODY: Caller = Caller {
     uid: 0,
     gid: 0,
     tid: 0,
 };
-const ROOT: u64 = InodeNo::ROOT.0;
+/// The root directory.
+pub const ROOT: u64 = InodeNo::ROOT.0;
 const READ_MAX: usize = 1 << 20;
 /// The file to which all append.
 pub const LINES: &str = "lines";
@@ -46,7 +47,8 @@ pub struct Shared {
 }
 
 impl Shared {
-    fn number(&self) -> u64 {
+    /// A number that nobody else has.
+    pub fn number(&self) -> u64 {
         let mut number = self.numbers.lock();
         *number += 1;
         *number
@@ -71,10 +73,11 @@ pub struct Client {
     pub elsewhere: Vec<Arc<FileSystem>>,
     /// Whether it saves: if two programs of a member write a file at once, the bytes mix, as on any filesystem.
     pub saves: bool,
-    rng: StdRng,
+    pub(super) rng: StdRng,
 }
 
-fn flags(write: bool, truncate: bool, exclusive: bool) -> OpenFlags {
+/// Flags of an open.
+pub fn flags(write: bool, truncate: bool, exclusive: bool) -> OpenFlags {
     OpenFlags {
         read: !write,
         write,
@@ -156,11 +159,12 @@ impl Client {
                 0..25 if self.saves => ("save", self.save(false).await),
                 25..33 if self.saves => ("replace", self.save(true).await),
                 33..36 if self.saves => ("truncate", self.truncate().await),
-                0..55 => ("read", self.read_file().await),
-                55..70 => ("append", self.append().await),
-                70..78 => ("lines", self.read_lines().await),
-                78..86 => ("name", self.make_name().await),
-                86..94 => ("lock", self.lock().await),
+                0..50 => ("read", self.read_file().await),
+                50..64 => ("append", self.append().await),
+                64..70 => ("lines", self.read_lines().await),
+                70..77 => ("name", self.make_name().await),
+                77..84 => ("lock", self.lock().await),
+                84..95 => ("sticky", self.use_sticky_directory().await),
                 _ => ("keep", self.keep_open().await),
             };
             let answer = result.as_ref().err().map(ToString::to_string);

@@ -13,6 +13,7 @@ mod member;
 mod network;
 mod older_copy;
 mod scenarios;
+mod sticky;
 mod trace;
 mod world;
 

@@ -12,7 +12,7 @@ use vfsd::storage::disk::fake::Faults;
 use super::clients::{Client, FILES, LINES, Shared, read};
 use super::member::{Loss, Member};
 use super::network::{Network, Weather};
-use super::{founding, older_copy, scenarios, trace};
+use super::{founding, older_copy, scenarios, sticky, trace};
 
 /// How long things go wrong.
 const TROUBLE: Duration = Duration::from_secs(10);
@@ -126,6 +126,10 @@ impl World {
                     .map(|running| Arc::clone(&running.fs))
             })
             .collect();
+        if let Some(fs) = &trees[index] {
+            let watch = sticky::Watch(Arc::clone(&self.shared));
+            fs.feed().subscribe(Arc::new(watch));
+        }
         for client in 0..CLIENTS {
             self.clients += 1;
             let elsewhere = trees
@@ -486,5 +490,6 @@ impl World {
             }
         }
         checkers.saves.check();
+        checkers.sticky.check();
     }
 }

@@ -8,6 +8,7 @@ pub mod linearizable;
 pub mod locks;
 pub mod log_ids;
 pub mod older_copies;
+pub mod sticky;
 pub mod whole;
 
 /// All of them, and what they have seen.
@@ -29,4 +30,6 @@ pub struct Checkers {
     pub levels: levels::Levels,
     /// Who stands on an older copy of its disk.
     pub older_copies: older_copies::OlderCopies,
+    /// Whose files were taken away.
+    pub sticky: sticky::Sticky,
 }
