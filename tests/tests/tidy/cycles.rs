@@ -19,32 +19,6 @@ const KNOWN: &[&[&str]] = &[
         "drivers/src/host/fake/packages.rs",
         "drivers/src/host/fake/services.rs",
     ],
-    &[
-        "vfsd/src/consensus/cluster/authority.rs",
-        "vfsd/src/consensus/cluster/confirmation.rs",
-        "vfsd/src/consensus/cluster/lineage_watch.rs",
-        "vfsd/src/consensus/core.rs",
-        "vfsd/src/consensus/leader_link.rs",
-        "vfsd/src/consensus/raft/entry_format.rs",
-        "vfsd/src/consensus/raft/snapshot_store.rs",
-        "vfsd/src/consensus/raft/state_machine.rs",
-        "vfsd/src/consensus/raft/types.rs",
-        "vfsd/src/consensus/view.rs",
-        "vfsd/src/consensus/wire.rs",
-        "vfsd/src/consensus/writer.rs",
-    ],
-    &["vfsd/src/fs/handles.rs", "vfsd/src/fs/virtual_tree/mod.rs"],
-    &[
-        "vfsd/src/state_machine/content.rs",
-        "vfsd/src/state_machine/inode.rs",
-        "vfsd/src/state_machine/name.rs",
-        "vfsd/src/state_machine/outcome.rs",
-    ],
-    // The log and its writer share one state.
-    &[
-        "vfsd/src/storage/append_log.rs",
-        "vfsd/src/storage/log_writer.rs",
-    ],
 ];
 
 /// A crate and the path of a module in it.

@@ -9,8 +9,8 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{RaftMetrics, ServerState};
 
 use crate::consensus::cluster::confirmation::Confirmation;
-use crate::consensus::raft::state_machine::Published;
-use crate::consensus::raft::types::{Raft, TypeConfig};
+use crate::consensus::raft::state_machine::{Published, Raft};
+use crate::consensus::raft::types::TypeConfig;
 use crate::state_machine::StateMachine;
 use crate::state_machine::ids::LogIndex;
 

@@ -6,9 +6,9 @@
 use super::FileSystem;
 use super::errno::FsResult;
 use super::proposer::ProposeError;
+use crate::state_machine::fs_error::FsError;
 use crate::state_machine::ids::{FencingToken, InodeNo, SessionId};
 use crate::state_machine::namespace::LK;
-use crate::state_machine::outcome::FsError;
 use crate::state_machine::{Guard, StateMachine};
 
 /// The guard and session that a call began under.

@@ -1,7 +1,7 @@
 //! Every failure of the filesystem and the one table that gives its errno.
 
 use super::proposer::ProposeError;
-use crate::state_machine::outcome::FsError;
+use crate::state_machine::fs_error::FsError;
 
 /// Why an operation failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

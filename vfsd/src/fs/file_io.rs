@@ -19,9 +19,10 @@ use crate::limits::{DIRTY_RANGE_OVERHEAD_BYTES, MAPPED_COMMIT_DELAY};
 use crate::state_machine::StateMachine;
 use crate::state_machine::command::{Command, Create, NodeKind};
 use crate::state_machine::content::Content;
+use crate::state_machine::fs_error::FsError;
 use crate::state_machine::ids::{HandleId, InodeNo, LogIndex};
 use crate::state_machine::log_time::WallTime;
-use crate::state_machine::outcome::{Done, FsError};
+use crate::state_machine::outcome::Done;
 
 /// A hole leaves the size as it is (fallocate(2)).
 const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;

@@ -14,17 +14,18 @@ use super::attr::{Attr, FileKind};
 use super::errno::{Failure, FsResult};
 use super::feed::ChangeFeed;
 use super::found_names::{FoundName, FoundNames};
-use super::handles::{DirectoryEntry, DirectoryHandle, Handle, HandleTable, Listing};
+use super::handles::{DirectoryHandle, Handle, HandleTable};
 use super::known_inodes::KnownInodes;
+use super::listing::{DirectoryEntry, Listing};
 use super::orphans::Orphans;
 use super::proposer::{NodeStatus, ProposeError, Proposer};
 use super::save::Leftovers;
 use super::virtual_tree::{Facts, Node, Unsaved, VFS_NAME, VirtualNode, VirtualTree};
 use crate::limits::{NAME_LEN_BYTES_MAX, TREE_BYTES_MAX, TREE_DETAIL_BYTES_MAX, TREE_INODES_MAX};
 use crate::state_machine::StateMachine;
+use crate::state_machine::fs_error::FsError;
 use crate::state_machine::ids::{HandleId, InodeNo, LogIndex};
 use crate::state_machine::inode::{Inode, Kind, without_privileges};
-use crate::state_machine::outcome::FsError;
 
 /// Who may write such a directory takes away only what is his.
 const STICKY: u32 = 0o1000;

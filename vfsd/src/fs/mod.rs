@@ -14,6 +14,7 @@ pub mod file_system;
 mod found_names;
 pub mod handles;
 pub mod known_inodes;
+pub mod listing;
 mod names;
 pub mod open_flags;
 mod orphans;

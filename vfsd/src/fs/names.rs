@@ -18,10 +18,11 @@ use crate::state_machine::command::{
     Checked, Command, Create, Found, Link, Mkdir, NameChange, NodeKind, Remove, Rename, RenameMode,
     SetAttr, Symlink, TimeSet,
 };
+use crate::state_machine::fs_error::FsError;
 use crate::state_machine::ids::InodeNo;
 use crate::state_machine::inode::Kind;
 use crate::state_machine::level::Level;
-use crate::state_machine::outcome::{Done, FsError};
+use crate::state_machine::outcome::Done;
 
 impl FileSystem {
     /// Makes a file that is no directory and no symbolic link, without opening it.

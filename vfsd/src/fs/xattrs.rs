@@ -10,10 +10,10 @@ use crate::clock;
 use crate::limits::XATTRS_BYTES_MAX;
 use crate::state_machine::StateMachine;
 use crate::state_machine::command::{Command, SetXattr, XattrMode};
+use crate::state_machine::fs_error::FsError;
 use crate::state_machine::ids::{InodeNo, LogIndex};
 use crate::state_machine::inode::Inode;
 use crate::state_machine::lock::Hold;
-use crate::state_machine::outcome::FsError;
 
 /// Who made the content of a file.
 const AUTHOR: &str = "user.vfs.author";

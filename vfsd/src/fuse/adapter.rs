@@ -30,14 +30,14 @@ use crate::fs::FileSystem;
 use crate::fs::attr::{Attr, FileKind};
 use crate::fs::caller::Caller;
 use crate::fs::errno::{Failure, FsResult};
-use crate::fs::handles::DirectoryEntry;
+use crate::fs::listing::DirectoryEntry;
 use crate::fs::open_flags;
 use crate::inline_task;
 use crate::limits::{FUSE_WRITE_BYTES_MAX, NAME_LEN_BYTES_MAX, WRITE_TIMEOUT};
 use crate::state_machine::command::{SetAttr, XattrMode};
+use crate::state_machine::fs_error::FsError;
 use crate::state_machine::ids::{HandleId, InodeNo};
 use crate::state_machine::inode::Inode;
-use crate::state_machine::outcome::FsError;
 
 /// Both flags of setxattr(2).
 const BOTH: i32 = libc::XATTR_CREATE | libc::XATTR_REPLACE;

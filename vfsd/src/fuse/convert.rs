@@ -8,8 +8,8 @@ use crate::fs::attr::{Attr, FileKind};
 use crate::fs::caller::Caller;
 use crate::fs::errno::{Failure, errno};
 use crate::state_machine::command::{NodeKind, RenameMode, TimeSet};
+use crate::state_machine::fs_error::FsError;
 use crate::state_machine::log_time::WallTime;
-use crate::state_machine::outcome::FsError;
 
 /// Block size that `stat(2)` recommends.
 pub const BLOCK_BYTES: u32 = 4096;

@@ -17,10 +17,11 @@ use std::sync::Arc;
 
 use super::StateMachine;
 use super::command::{Command, Entry};
+use super::fs_error::FsError;
 use super::ids::{LogIndex, SessionId};
 use super::level::Level;
 use super::namespace::Touch;
-use super::outcome::{Change, FsError, Outcome};
+use super::outcome::{Change, Outcome};
 use crate::limits::TREE_DETAIL_BYTES_MAX;
 
 pub use rules::Guard;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::command::{ContentOp, ContentUpdate};
-use super::outcome::FsError;
+use super::fs_error::FsError;
 use crate::limits::{CONTENT_BLOCK_BYTES, CONTENT_CHUNK_BYTES, FILE_BYTES_MAX};
 
 const CHUNK: u64 = CONTENT_CHUNK_BYTES as u64;

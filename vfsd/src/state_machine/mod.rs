@@ -9,6 +9,7 @@ pub mod blob;
 pub mod command;
 pub mod content;
 mod detail;
+pub mod fs_error;
 pub mod ids;
 pub mod inode;
 pub mod invariants;
@@ -28,12 +29,13 @@ use imbl::OrdMap;
 
 pub use apply::Guard;
 use command::{AuthorityState, Command, Enrolment, Entry, JoinToken, Member, Origin};
+use fs_error::FsError;
 use ids::{LogIndex, NodeId, SessionId};
 use level::Level;
 use lock::LockTable;
 use log_time::LogTime;
 use namespace::Namespace;
-use outcome::{Applied, Change, FsError, Outcome};
+use outcome::{Applied, Change, Outcome};
 use session::{Admission, Answer, Session, SessionTable};
 
 /// The replicated state. Cloning is cheap (persistent maps): readers hold a clone, `apply` works on the original.

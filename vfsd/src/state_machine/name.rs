@@ -3,7 +3,7 @@
 use std::borrow::Borrow;
 use std::sync::Arc;
 
-use super::outcome::FsError;
+use super::fs_error::FsError;
 use crate::limits::NAME_LEN_BYTES_MAX;
 
 /// A valid file name: 1 to 255 bytes, neither `.` nor `..`, no `/` and no NUL. Cloning shares the bytes.

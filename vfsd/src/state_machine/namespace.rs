@@ -11,11 +11,11 @@ use imbl::{OrdMap, OrdSet};
 use super::command::Author;
 use super::content::Content;
 use super::detail;
+use super::fs_error::FsError;
 use super::ids::{InodeNo, LogIndex};
 use super::inode::{Directory, Inode, Kind};
 use super::log_time::WallTime;
 use super::name::Name;
-use super::outcome::FsError;
 use super::tree_revisions::TreeRevisions;
 use crate::limits::{LINKS_MAX, TREE_BYTES_MAX, TREE_INODES_MAX};
 

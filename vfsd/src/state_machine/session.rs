@@ -6,8 +6,9 @@
 use imbl::{OrdMap, OrdSet};
 
 use super::command::Origin;
+use super::fs_error::FsError;
 use super::ids::{LogIndex, NodeId, RequestNo, SessionId};
-use super::outcome::{FsError, Outcome};
+use super::outcome::Outcome;
 use crate::limits::OUTCOME_WINDOW_MAX;
 
 /// A node's session.

@@ -4,97 +4,26 @@
 //! appended and is durable when its completion ran; many appends share one flush. After an error the log is closed for
 //! good. Not here: what the entries mean (`consensus/raft/log_store.rs`).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
-use tokio::sync::Notify;
+use parking_lot::Mutex;
 
 use super::disk::{self, Disk, DiskFile, RealDisk};
-use super::log_index::{LogIndex, Place};
+use super::entry_index::Place;
+pub use super::log_queue::Completion;
+use super::log_queue::{Operation, Shared};
 use super::log_writer::{LogWriter, Start};
 use super::record::{Checkpoint, Pledge, Position, StoredEntry, Vote};
 use super::{StorageError, atomic_file, recovery, segment};
 use crate::clock;
-use crate::limits::{
-    COMMITTED_MARK_EVERY, ENTRY_BYTES_MAX, LOG_QUEUE_BYTES_MAX, LOG_SEGMENT_BYTES,
-};
-
-/// Called by the writer when everything queued before it is durable, or will never be.
-pub type Completion = Box<dyn FnOnce(io::Result<()>) + Send>;
-
-/// What waits for the writer.
-pub(super) enum Operation {
-    Vote(Vote),
-    Entry(StoredEntry),
-    TruncateAfter(Option<u64>),
-    Purge(Position),
-    Committed(Position),
-    Done(Completion),
-}
-
-impl Operation {
-    fn len(&self) -> usize {
-        match self {
-            Self::Entry(entry) => entry.payload.len() + 32,
-            _ => 32,
-        }
-    }
-}
-
-/// What the log's users and its writer share.
-pub(super) struct Shared {
-    pub(super) disk: Arc<dyn Disk>,
-    pub(super) dir: PathBuf,
-    pub(super) segment_bytes: u64,
-    // Leaf lock: nothing is called and no file is touched while it is held.
-    state: Mutex<State>,
-    /// Wakes a writer that is a thread.
-    work: Condvar,
-    /// Wakes a writer that is a task.
-    pub(super) work_for_task: Notify,
-    room: Notify,
-    /// Rings when the log is closed by an error.
-    failed: Notify,
-    // Held while waiting for room, so that who came first goes on first.
-    room_queue: tokio::sync::Mutex<()>,
-}
-
-/// What there is for the writer to do.
-pub(super) enum Next {
-    /// To be written.
-    Batch(Vec<Operation>),
-    /// Not now.
-    Nothing,
-    /// The log was closed, and all is written.
-    End,
-}
-
-#[derive(Default)]
-struct State {
-    index: LogIndex,
-    segments: BTreeMap<u64, Arc<dyn DiskFile>>,
-    queue: VecDeque<Operation>,
-    queued_bytes: usize,
-    committed_unwritten: bool,
-    /// The last entry that came to disk; it may have been truncated since.
-    written: Option<Position>,
-    /// What came to disk of votes, and of entries under the last of them.
-    pledge: Pledge,
-    /// Since when the writer has been busy with one batch.
-    writes_since: Option<Duration>,
-    /// The last purge that came to disk.
-    purge_written: Option<Position>,
-    poisoned: Option<String>,
-    closing: bool,
-    closed: bool,
-}
+use crate::limits::{ENTRY_BYTES_MAX, LOG_QUEUE_BYTES_MAX, LOG_SEGMENT_BYTES};
 
 /// A log of Raft entries in a directory. Closing it (or dropping it) writes what is queued.
 pub struct AppendLog {
@@ -196,26 +125,14 @@ impl AppendLog {
             segments: found.segments,
             written,
         };
-        let shared = Arc::new(Shared {
+        let shared = Shared::new(
             disk,
-            dir: dir.to_path_buf(),
+            dir.to_path_buf(),
             segment_bytes,
-            state: Mutex::new(State {
-                purge_written: found.index.purged,
-                pledge: Pledge {
-                    vote: found.index.vote,
-                    last: None,
-                },
-                index: found.index,
-                segments,
-                ..State::default()
-            }),
-            work: Condvar::new(),
-            work_for_task: Notify::new(),
-            room: Notify::new(),
-            failed: Notify::new(),
-            room_queue: tokio::sync::Mutex::new(()),
-        });
+            found.index,
+            segments,
+        );
+        let shared = Arc::new(shared);
         let writer = LogWriter::new(Arc::clone(&shared), start);
         let thread = shared
             .disk
@@ -521,150 +438,6 @@ impl Located {
             kind: self.kind,
             payload,
         })
-    }
-}
-
-impl State {
-    /// The unwritten committed mark, as far as it can go to disk behind `batch`.
-    ///
-    /// Raft learns that entries are committed before this node has flushed them: a mark on disk that outruns its
-    /// entries names what the log does not have after a crash. And a queued entry that a later operation truncates is
-    /// none of those that the mark covers, so only what the log still holds counts. A mark that a snapshot covers goes
-    /// behind the purge that follows it.
-    fn mark_within_reach(&self, batch: &[Operation]) -> Option<Position> {
-        let committed = self.index.committed.filter(|_| self.committed_unwritten)?;
-        let purged = batch.iter().rev().find_map(|operation| match operation {
-            Operation::Purge(position) => Some(*position),
-            _ => None,
-        });
-        if purged.max(self.purge_written) >= Some(committed) {
-            return Some(committed);
-        }
-        let queued = batch.iter().rev().find_map(|operation| match operation {
-            Operation::Entry(entry) => Some(entry.position),
-            _ => None,
-        });
-        let reach = queued.or(self.written)?;
-        if !self.index.holds(reach) {
-            return None;
-        }
-        let index = committed.index.min(reach.index);
-        let term = self.index.slot(index)?.term;
-        Some(Position { term, index })
-    }
-}
-
-impl Shared {
-    fn push<const N: usize>(&self, state: &mut State, operations: [Operation; N]) {
-        if state.closed {
-            // A completion that is dropped tells its waiter that it will never come.
-            return;
-        }
-        for operation in operations {
-            state.queued_bytes += operation.len();
-            state.queue.push_back(operation);
-        }
-        self.wake_writer();
-    }
-
-    /// Which of the two waits is the disk's choice; the other costs some nanoseconds.
-    fn wake_writer(&self) {
-        self.work.notify_one();
-        self.work_for_task.notify_one();
-    }
-
-    /// Waits for work and takes about `bytes_max` of it; `None` when the log was closed and all is taken.
-    pub(super) fn wait_for_batch(&self, bytes_max: usize) -> Option<Vec<Operation>> {
-        let mut state = self.state.lock();
-        let mut was_idle = false;
-        loop {
-            match self.take_batch(&mut state, bytes_max, was_idle) {
-                Next::Batch(batch) => return Some(batch),
-                Next::End => return None,
-                Next::Nothing => {
-                    let waited = self.work.wait_for(&mut state, COMMITTED_MARK_EVERY);
-                    was_idle = waited.timed_out();
-                }
-            }
-        }
-    }
-
-    /// What there is to do now. Nobody wakes the writer for a mark alone: that is written when it `was_idle` for a
-    /// while.
-    pub(super) fn next_batch(&self, bytes_max: usize, was_idle: bool) -> Next {
-        self.take_batch(&mut self.state.lock(), bytes_max, was_idle)
-    }
-
-    fn take_batch(&self, state: &mut State, bytes_max: usize, was_idle: bool) -> Next {
-        if state.queue.is_empty() && !state.closing && !was_idle {
-            return Next::Nothing;
-        }
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        while bytes < bytes_max
-            && let Some(operation) = state.queue.pop_front()
-        {
-            bytes += operation.len();
-            batch.push(operation);
-        }
-        state.queued_bytes -= bytes;
-        self.room.notify_one();
-        if let Some(mark) = state.mark_within_reach(&batch) {
-            state.committed_unwritten = state.index.committed != Some(mark);
-            batch.push(Operation::Committed(mark));
-        }
-        if !batch.is_empty() {
-            state.writes_since = Some(clock::boottime());
-            return Next::Batch(batch);
-        }
-        if !state.closing {
-            return Next::Nothing;
-        }
-        state.closed = true;
-        Next::End
-    }
-
-    /// The batch that was taken is done with.
-    pub(super) fn note_done(&self) {
-        self.state.lock().writes_since = None;
-    }
-
-    pub(super) fn note_purged(&self, position: Position) {
-        let mut state = self.state.lock();
-        state.purge_written = state.purge_written.max(Some(position));
-    }
-
-    pub(super) fn note_written(
-        &self,
-        places: impl Iterator<Item = (Position, Place)>,
-        pledge: Pledge,
-    ) {
-        let mut state = self.state.lock();
-        state.pledge = pledge;
-        for (position, place) in places {
-            state.index.set_place(position, place);
-            state.written = Some(position);
-        }
-        state.index.evict();
-    }
-
-    pub(super) fn add_segment(&self, number: u64, file: Arc<dyn DiskFile>) {
-        self.state.lock().segments.insert(number, file);
-    }
-
-    pub(super) fn drop_segment(&self, number: u64) {
-        self.state.lock().segments.remove(&number);
-    }
-
-    pub(super) fn poisoned(&self) -> Option<String> {
-        self.state.lock().poisoned.clone()
-    }
-
-    pub(super) fn poison(&self, reason: String) {
-        let mut state = self.state.lock();
-        state.poisoned.get_or_insert(reason);
-        self.room.notify_one();
-        self.failed.notify_waiters();
     }
 }
 

@@ -9,10 +9,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 
-use super::append_log::{Completion, Next, Operation, Shared};
 use super::disk::{Disk, DiskFile, Pause, Worker};
+use super::entry_index::Place;
 use super::frame::{self, HEADER_LEN};
-use super::log_index::Place;
+use super::log_queue::{Completion, Next, Operation, Shared};
 use super::record::{Checkpoint, Pledge, Position, RECORD_VERSION, Record};
 use super::{StorageError, segment};
 use crate::limits::{COMMITTED_MARK_EVERY, LOG_BATCH_BYTES_MAX};

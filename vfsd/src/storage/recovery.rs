@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::disk::{Disk, DiskFile};
+use super::entry_index::{EntryIndex, Place};
 use super::frame::{self, FrameRead};
-use super::log_index::{LogIndex, Place};
 use super::record::{self, Checkpoint, Position, Record, StoredEntry};
 use super::{StorageError, segment};
 use crate::storage::record::RECORD_VERSION;
 
 /// A log as it was found on disk.
 pub(super) struct Recovered {
-    pub index: LogIndex,
+    pub index: EntryIndex,
     /// Each segment with the index of the last entry that was ever written into it.
     pub segments: Vec<(u64, Option<u64>)>,
     /// Where the next frame goes in the last segment; 0 if nothing stands in it.
@@ -38,7 +38,7 @@ pub(super) fn recover(
         return Err(StorageError::LogMissing(dir.to_path_buf()));
     };
     let mut found = Recovered {
-        index: LogIndex::default(),
+        index: EntryIndex::default(),
         segments: Vec::new(),
         end: 0,
         ahead: None,

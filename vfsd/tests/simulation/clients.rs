@@ -16,8 +16,8 @@ use vfsd::fs::file_system::FileSystem;
 use vfsd::fs::open_flags::OpenFlags;
 use vfsd::fs::proposer::Proposer;
 use vfsd::state_machine::command::SetAttr;
+use vfsd::state_machine::fs_error::FsError;
 use vfsd::state_machine::ids::{HandleId, InodeNo};
-use vfsd::state_machine::outcome::FsError;
 
 use super::checkers::{Checkers, whole};
 use super::trace;

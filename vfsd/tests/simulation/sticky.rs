@@ -12,8 +12,8 @@ use vfsd::fs::errno::{Failure, FsResult};
 use vfsd::fs::feed::{Publication, Subscriber};
 use vfsd::state_machine::StateMachine;
 use vfsd::state_machine::command::RenameMode;
+use vfsd::state_machine::fs_error::FsError;
 use vfsd::state_machine::level::Level;
-use vfsd::state_machine::outcome::FsError;
 
 use super::clients::{Client, NOBODY, ROOT, Shared, flags};
 

@@ -21,10 +21,11 @@ use vfsd::state_machine::StateMachine;
 use vfsd::state_machine::command::{
     Author, Command, ContentUpdate, Create, Grant, JoinToken, Mkdir, NodeKind, Write,
 };
+use vfsd::state_machine::fs_error::FsError;
 use vfsd::state_machine::ids::InodeNo;
 use vfsd::state_machine::log_time::WallTime;
 use vfsd::state_machine::namespace::LK;
-use vfsd::state_machine::outcome::{Change, FsError};
+use vfsd::state_machine::outcome::Change;
 use vfsd::storage::data_dir::DataDir;
 use vfsd::transport::token::Token;
 

@@ -2,8 +2,8 @@
 
 use vfsd::consensus::wire::{Reply, Request};
 use vfsd::state_machine::command::{Author, Entry, Origin};
+use vfsd::state_machine::fs_error::FsError;
 use vfsd::state_machine::ids::RequestNo;
-use vfsd::state_machine::outcome::FsError;
 
 use super::members::{leader_of, lock, three, wait_for, wait_until};
 

@@ -5,42 +5,15 @@
 //! lineage has a majority nobody writes; silence alone is no difference. Not here: what a lineage is
 //! (`state_machine/lineage.rs`); how a node stops (`unfit.rs`, `daemon.rs`).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-use parking_lot::Mutex;
 
 use crate::consensus::core::Core;
 use crate::consensus::wire::{Reply, Request};
-use crate::limits::{LINEAGE_CHECK_EVERY, LINEAGE_TIMEOUT, LINEAGES_KEPT};
+use crate::limits::{LINEAGE_CHECK_EVERY, LINEAGE_TIMEOUT};
 use crate::state_machine::ids::LogIndex;
 use crate::state_machine::level::Level;
 use crate::state_machine::lineage::Lineage;
-
-/// The lineages of the last applied entries.
-#[derive(Default)]
-pub struct Lineages {
-    // Leaf lock.
-    last: Mutex<VecDeque<(u64, Lineage)>>,
-}
-
-impl Lineages {
-    /// Entry `index` was applied.
-    pub fn note(&self, index: u64, lineage: Lineage) {
-        let mut last = self.last.lock();
-        if last.len() == LINEAGES_KEPT {
-            last.pop_front();
-        }
-        last.push_back((index, lineage));
-    }
-
-    /// The lineage at `index`, if it is one of the last.
-    pub fn at(&self, index: u64) -> Option<Lineage> {
-        let last = self.last.lock();
-        let position = last.binary_search_by_key(&index, |&(at, _)| at).ok()?;
-        Some(last[position].1)
-    }
-}
 
 /// What a comparison comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,15 +138,5 @@ mod tests {
         assert_eq!(verdict(&[(1, 7), (2, 8), (3, 9)]), Verdict::Nobody);
         let learner_differs = [(1, 7), (2, 7), (9, 8)];
         assert_eq!(verdict(&learner_differs), Verdict::Majority([7; 32]));
-    }
-
-    #[test]
-    fn only_the_last_lineages_are_kept() {
-        let lineages = Lineages::default();
-        for index in 0..=LINEAGES_KEPT as u64 {
-            lineages.note(index, [index as u8; 32]);
-        }
-        assert_eq!(lineages.at(0), None);
-        assert_eq!(lineages.at(1), Some([1; 32]));
     }
 }

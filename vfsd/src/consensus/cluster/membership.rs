@@ -22,8 +22,8 @@ use crate::limits::{
     LEADER_RETRY_EVERY, MEMBER_CHANGE_TIMEOUT, PROMOTE_BEHIND_MAX, VOTERS_MAX, WRITE_TIMEOUT,
 };
 use crate::state_machine::command::{Command, Grant, JoinToken, Member};
+use crate::state_machine::fs_error::FsError;
 use crate::state_machine::log_time::WallTime;
-use crate::state_machine::outcome::FsError;
 use crate::transport::enrol::{EnrolRefusal, EnrolReply, EnrolRequest, Enrolled};
 use crate::transport::token::Token;
 

@@ -23,8 +23,8 @@ use crate::state_machine::StateMachine;
 use crate::state_machine::command::{
     Author, Checked, Command, ContentOp, ContentUpdate, Entry, Link, NameChange, Origin, Rename,
 };
+use crate::state_machine::fs_error::FsError;
 use crate::state_machine::ids::{LogIndex, SessionId};
-use crate::state_machine::outcome::FsError;
 
 /// Consensus as the filesystem sees it.
 pub struct RaftProposer {

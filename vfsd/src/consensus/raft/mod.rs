@@ -6,6 +6,7 @@ pub mod entry_format;
 #[cfg(test)]
 mod images_test;
 pub mod incoming_snapshot;
+pub mod lineages;
 pub mod log_compaction;
 pub mod log_store;
 pub mod network;

@@ -12,8 +12,8 @@ use openraft::storage::{ApplyResponder, EntryResponder};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 
-use crate::consensus::cluster::lineage_watch::Lineages;
 use crate::consensus::proposals::waiters::{Waiter, Waiters};
+use crate::consensus::raft::lineages::Lineages;
 use crate::consensus::raft::snapshot_store::SnapshotStore;
 use crate::consensus::raft::types::{
     LogId, Response, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
@@ -26,6 +26,9 @@ use crate::state_machine::command::{Author, Command, Entry};
 use crate::state_machine::ids::{InodeNo, LogIndex};
 use crate::state_machine::outcome::Outcome;
 use crate::state_machine::snapshot::StateImage;
+
+/// Raft on this node.
+pub type Raft = openraft::Raft<TypeConfig, RaftStateMachine>;
 
 /// The applied state as everybody else sees it.
 pub struct Published {

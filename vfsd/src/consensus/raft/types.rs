@@ -21,8 +21,6 @@ openraft::declare_raft_types!(
         LeaderId = openraft::impls::leader_id_std::LeaderId<Self::Term, Self::NodeId>,
 );
 
-/// Raft on this node.
-pub type Raft = openraft::Raft<TypeConfig, crate::consensus::raft::state_machine::RaftStateMachine>;
 /// Raft's own clock: `CLOCK_MONOTONIC`.
 pub type Instant = openraft::type_config::alias::InstantOf<TypeConfig>;
 /// A place in the log.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Notify;
 
 use crate::limits::{DIRTY_RANGE_OVERHEAD_BYTES, UNCOMMITTED_BYTES_MAX, WRITE_TIMEOUT};
-use crate::state_machine::outcome::FsError;
+use crate::state_machine::fs_error::FsError;
 
 /// The sum of what is held.
 #[derive(Debug)]

@@ -26,12 +26,13 @@ use crate::fs::proposer::{Committed, Proposal, ProposeError};
 use crate::limits::UNSAVED_RETRY_EVERY;
 use crate::state_machine::command::{Command, ContentUpdate, Write};
 use crate::state_machine::content::Content;
+use crate::state_machine::fs_error::FsError;
 use crate::state_machine::ids::{HandleId, InodeNo, LogIndex};
 use crate::state_machine::inode::Kind;
 use crate::state_machine::lock::Hold;
 use crate::state_machine::log_time::WallTime;
 use crate::state_machine::namespace::{CTX, MID};
-use crate::state_machine::outcome::{Done, FsError};
+use crate::state_machine::outcome::Done;
 
 /// What a handle has to commit, as far as a FLUSH asks.
 struct Due {

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use crate::limits::{DIRTY_RANGE_OVERHEAD_BYTES, FILE_BYTES_MAX};
 use crate::state_machine::command::{ContentOp, ContentUpdate};
 use crate::state_machine::content::Content;
-use crate::state_machine::outcome::FsError;
+use crate::state_machine::fs_error::FsError;
 
 /// Where a call stands among the calls on its inode. Calls that follow each other on one handle share a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]

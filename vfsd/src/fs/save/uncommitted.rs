@@ -16,9 +16,9 @@ use super::dirty_ranges::{DirtyRanges, Order, lay_over};
 use crate::fs::handles::{OpenInode, Saver};
 use crate::state_machine::command::{ContentOp, Write};
 use crate::state_machine::content::Content;
+use crate::state_machine::fs_error::FsError;
 use crate::state_machine::ids::{HandleId, LogIndex};
 use crate::state_machine::log_time::WallTime;
-use crate::state_machine::outcome::FsError;
 
 /// Whose changes they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

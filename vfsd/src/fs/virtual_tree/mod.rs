@@ -19,12 +19,12 @@ use parking_lot::Mutex;
 
 use super::attr::{Attr, FileKind};
 use super::errno::FsResult;
-use super::handles::{DirectoryEntry, Listing};
+use super::listing::{DirectoryEntry, Listing};
 use super::proposer::NodeStatus;
 use crate::state_machine::StateMachine;
+use crate::state_machine::fs_error::FsError;
 use crate::state_machine::ids::InodeNo;
 use crate::state_machine::inode::Inode;
-use crate::state_machine::outcome::FsError;
 
 /// Name of the virtual directory in the root.
 pub const VFS_NAME: &[u8] = b".vfs";

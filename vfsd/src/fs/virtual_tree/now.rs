@@ -12,11 +12,11 @@ use parking_lot::Mutex;
 use super::{Facts, OpenVirtual, Part};
 use crate::fs::attr::Attr;
 use crate::fs::errno::{Failure, FsResult};
-use crate::fs::handles::Listing;
+use crate::fs::listing::Listing;
 use crate::state_machine::content::Content;
+use crate::state_machine::fs_error::FsError;
 use crate::state_machine::ids::{InodeNo, LogIndex};
 use crate::state_machine::inode::Inode;
-use crate::state_machine::outcome::FsError;
 
 /// Tells versions from directories.
 const VERSION: u64 = 1 << 53;

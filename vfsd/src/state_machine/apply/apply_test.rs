@@ -3,6 +3,7 @@
 
 use super::super::StateMachine;
 use super::super::command::*;
+use super::super::fs_error::FsError;
 use super::super::ids::*;
 use super::super::invariants;
 use super::super::level::Level;

@@ -4,11 +4,12 @@ use super::Step;
 use super::rules::delay_ms;
 use crate::limits::{XATTR_VALUE_BYTES_MAX, XATTRS_BYTES_MAX};
 use crate::state_machine::command::{ContentOp, SetAttr, SetXattr, TimeSet, XattrMode};
+use crate::state_machine::fs_error::FsError;
 use crate::state_machine::ids::InodeNo;
 use crate::state_machine::inode::{Inode, Kind};
 use crate::state_machine::level::Level;
 use crate::state_machine::log_time::WallTime;
-use crate::state_machine::outcome::{Change, Done, FsError, Outcome};
+use crate::state_machine::outcome::{Change, Done, Outcome};
 
 /// The attribute that guards a directory.
 const GUARD: &str = "user.lk.guard";

@@ -6,8 +6,9 @@
 
 use super::Step;
 use crate::state_machine::command::{Checked, Found, NameChange};
+use crate::state_machine::fs_error::FsError;
 use crate::state_machine::ids::InodeNo;
-use crate::state_machine::outcome::{FsError, Outcome};
+use crate::state_machine::outcome::Outcome;
 
 impl Step<'_> {
     pub(super) fn checked(&mut self, checked: &Checked) -> Outcome {

@@ -2,10 +2,11 @@
 
 use super::Step;
 use crate::state_machine::command::{ContentUpdate, Write};
+use crate::state_machine::fs_error::FsError;
 use crate::state_machine::ids::InodeNo;
 use crate::state_machine::inode::{self, Kind};
 use crate::state_machine::level::Level;
-use crate::state_machine::outcome::{Change, Done, FsError, Outcome};
+use crate::state_machine::outcome::{Change, Done, Outcome};
 
 /// The attribute that holds a file's capabilities (capabilities(7)).
 const CAPABILITY: &str = "security.capability";

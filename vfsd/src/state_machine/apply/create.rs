@@ -4,13 +4,14 @@ use super::Step;
 use crate::limits::SYMLINK_BYTES_MAX;
 use crate::state_machine::command::{Create, Link, Mkdir, NodeKind, Symlink};
 use crate::state_machine::content::Content;
+use crate::state_machine::fs_error::FsError;
 use crate::state_machine::ids::{FencingToken, HandleId, InodeNo};
 use crate::state_machine::inode::{Directory, Kind};
 use crate::state_machine::level::Level;
 use crate::state_machine::lock::{Hold, Lock};
 use crate::state_machine::name::Name;
 use crate::state_machine::namespace::LK;
-use crate::state_machine::outcome::{Change, Done, FsError, Outcome};
+use crate::state_machine::outcome::{Change, Done, Outcome};
 
 impl Step<'_> {
     pub(super) fn create(&mut self, create: &Create) -> Outcome {

@@ -4,9 +4,10 @@ use super::Step;
 use crate::state_machine::command::{
     AuthorityStep, Enrolment, Grant, JoinToken, Member, Newcomer, NextAuthority,
 };
+use crate::state_machine::fs_error::FsError;
 use crate::state_machine::ids::NodeId;
 use crate::state_machine::level::Level;
-use crate::state_machine::outcome::{Done, FsError, Outcome};
+use crate::state_machine::outcome::{Done, Outcome};
 
 impl Step<'_> {
     pub(super) fn cluster_init(&mut self, cluster: &str, first: &Member) -> Outcome {

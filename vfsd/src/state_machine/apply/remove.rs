@@ -2,9 +2,10 @@
 
 use super::Step;
 use crate::state_machine::command::Remove;
+use crate::state_machine::fs_error::FsError;
 use crate::state_machine::ids::InodeNo;
 use crate::state_machine::name::Name;
-use crate::state_machine::outcome::{Change, Done, FsError, Outcome};
+use crate::state_machine::outcome::{Change, Done, Outcome};
 
 impl Step<'_> {
     pub(super) fn unlink(&mut self, remove: &Remove) -> Outcome {

@@ -2,10 +2,11 @@
 
 use super::Step;
 use crate::state_machine::command::{Rename, RenameMode};
+use crate::state_machine::fs_error::FsError;
 use crate::state_machine::ids::InodeNo;
 use crate::state_machine::name::Name;
 use crate::state_machine::namespace::{LK, Namespace};
-use crate::state_machine::outcome::{Change, Done, FsError, Outcome};
+use crate::state_machine::outcome::{Change, Done, Outcome};
 
 impl Step<'_> {
     pub(super) fn rename(&mut self, rename: &Rename) -> Outcome {

@@ -9,11 +9,11 @@ use super::Step;
 use crate::limits::{LOCK_DELAY_DEFAULT_MS, LOCK_DELAY_MAX_MS};
 use crate::state_machine::StateMachine;
 use crate::state_machine::command::Grant;
+use crate::state_machine::fs_error::FsError;
 use crate::state_machine::ids::{FencingToken, InodeNo};
 use crate::state_machine::level::Level;
 use crate::state_machine::lock::Lock;
 use crate::state_machine::namespace::{LK, RUN};
-use crate::state_machine::outcome::FsError;
 
 /// The nearest guard of a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,10 +1,11 @@
 //! The life of sessions, and how locks end.
 
 use super::Step;
+use crate::state_machine::fs_error::FsError;
 use crate::state_machine::ids::{FencingToken, HandleId, InodeNo, LogIndex, NodeId, SessionId};
 use crate::state_machine::level::Level;
 use crate::state_machine::lock::{Hold, Lock};
-use crate::state_machine::outcome::{Change, Done, FsError, Outcome};
+use crate::state_machine::outcome::{Change, Done, Outcome};
 use crate::state_machine::session::Session;
 
 impl Step<'_> {

@@ -11,6 +11,7 @@ use tokio::time::sleep;
 
 use super::super::disk::fake::{FakeDisk, Faults};
 use super::*;
+use crate::limits::COMMITTED_MARK_EVERY;
 use crate::storage::record::Vote;
 
 const SEGMENT: u64 = 32 * 1024;

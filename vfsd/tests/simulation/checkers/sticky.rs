@@ -1,4 +1,4 @@
-//! In a directory with the sticky bit nobody takes away or moves what is another user's, however late his request comes.
+//! In a directory with the sticky bit nobody takes away or moves what is another user's, however late he comes.
 
 use vfsd::fs::feed::AppliedEntry;
 use vfsd::state_machine::StateMachine;

@@ -30,7 +30,7 @@ pub(super) struct Slot {
 
 /// The state of the log.
 #[derive(Debug, Default)]
-pub(super) struct LogIndex {
+pub(super) struct EntryIndex {
     pub vote: Option<Vote>,
     pub purged: Option<Position>,
     pub committed: Option<Position>,
@@ -41,7 +41,7 @@ pub(super) struct LogIndex {
     appended_bytes: u64,
 }
 
-impl LogIndex {
+impl EntryIndex {
     /// The last entry, or the last purged one if there is none.
     pub(super) fn last(&self) -> Option<Position> {
         let entry = self.slots.back().map(|slot| Position {
@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn truncate_and_purge_leave_no_hole() {
-        let mut log = LogIndex::default();
+        let mut log = EntryIndex::default();
         (5..10).for_each(|index| log.append(&entry(1, index, 1), None));
         log.truncate_after(Some(7));
         assert_eq!(log.last(), Some(Position { term: 1, index: 7 }));
@@ -273,14 +273,14 @@ mod tests {
     #[test]
     #[should_panic(expected = "would leave a hole")]
     fn a_hole_is_refused() {
-        let mut log = LogIndex::default();
+        let mut log = EntryIndex::default();
         log.append(&entry(1, 0, 1), None);
         log.append(&entry(1, 2, 1), None);
     }
 
     #[test]
     fn the_last_entries_are_counted_from_the_end() {
-        let mut log = LogIndex::default();
+        let mut log = EntryIndex::default();
         (5..10).for_each(|index| log.append(&entry(1, index, 10), None));
         let firsts: Vec<_> = [0, 9, 10, 25, 1_000]
             .map(|bytes| log.first_within(bytes))
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn eviction_never_drops_what_is_not_on_disk() {
-        let mut log = LogIndex::default();
+        let mut log = EntryIndex::default();
         let big = usize::try_from(LOG_CACHE_BYTES_MAX).unwrap();
         (0..3).for_each(|index| log.append(&entry(1, index, big), None));
         log.evict();
