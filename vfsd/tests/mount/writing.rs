@@ -400,7 +400,8 @@ PY
     );
 }
 
-/// "Stores through a shared mapping are committed by `msync`, `fsync`, a close, or after a second."
+/// "Stores through a shared mapping are committed by `msync`, `fsync`, a close, or a second after the kernel has
+/// written them back."
 #[test]
 fn a_store_through_a_mapping_is_committed_by_msync() {
     let cluster = Cluster::start();

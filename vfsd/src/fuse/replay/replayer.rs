@@ -24,6 +24,7 @@ use crate::limits::{REPLAY_STALE_PAUSE, REPLAY_STALE_TRIES_MAX};
 use crate::state_machine::ids::InodeNo;
 use crate::state_machine::inode::Inode;
 use crate::state_machine::outcome::Change;
+use crate::trouble::Trouble;
 
 /// The mount's root directory, open in the replay thread's own table.
 struct Place {
@@ -59,6 +60,7 @@ impl Replayer {
             return tracing::error!(%error, "events of other nodes are not raised: no table of its own");
         }
         let mut place: Option<Place> = None;
+        let mut trouble = Trouble::default();
         while let Some(event) = self.queue.next() {
             let root = self.root.lock().clone();
             let is_same = match (&place, &root) {
@@ -69,7 +71,7 @@ impl Replayer {
             if !is_same {
                 // The old mount ends with this descriptor. Until the next mount nobody can watch.
                 drop(place.take());
-                place = root.and_then(|root| self.enter(root));
+                place = root.and_then(|root| self.enter(root, &mut trouble));
             }
             if let Some(place) = &place {
                 self.replay(place, &event);
@@ -78,14 +80,20 @@ impl Replayer {
         }
     }
 
-    fn enter(&self, root: Arc<MountRoot>) -> Option<Place> {
+    fn enter(&self, root: Arc<MountRoot>, trouble: &mut Trouble) -> Option<Place> {
         match File::open(&self.point) {
-            Ok(directory) => Some(Place {
-                directory: directory.into(),
-                root,
-            }),
+            Ok(directory) => {
+                trouble.end();
+                Some(Place {
+                    directory: directory.into(),
+                    root,
+                })
+            }
             Err(error) => {
-                tracing::warn!(%error, "the mount cannot be entered yet");
+                // Every event that waits asks again.
+                if trouble.is_new(&error) {
+                    tracing::warn!(%error, "the mount cannot be entered yet");
+                }
                 None
             }
         }
