@@ -71,6 +71,62 @@ fn a_dead_node_frees_its_locks() -> Result<()> {
     Ok(())
 }
 
+const FENCE: &str = "getfattr --only-values -n user.lk.fence /vfs/lk/job";
+
+/// Past its own deadline a node no longer relies on its locks, and that is earlier than anybody else gets them.
+#[test]
+fn a_cut_off_holder_reads_no_fence_before_another_node_has_the_lock() -> Result<()> {
+    let mounted = Mounted::boot(3)?;
+    let [n1, _, n3] = mounted.three()?;
+    n3.sh("mkdir /vfs/lk/job")?;
+    let fence: u64 = n3.sh(FENCE)?.parse()?;
+    n3.cut()?;
+    let mut is_revoked = false;
+    wait_until("the cut-off node's lock to go", DEAD_HOLDER_MAX, || {
+        let asked = n3.run(&["sh", "-c", FENCE])?;
+        is_revoked |= asked.stderr_text().contains("Key has been revoked");
+        let is_taken = n1.run(&["mkdir", "/vfs/lk/job"])?.status.success();
+        assert!(
+            is_revoked || !is_taken,
+            "the holder still read {:?} when another node had the lock",
+            asked.stdout_text()
+        );
+        Ok(is_taken)
+    })?;
+    assert!(n1.sh(FENCE)?.parse::<u64>()? > fence);
+    Ok(())
+}
+
+/// "Who broke which lock stands in the log of each node."
+#[test]
+fn a_broken_lock_is_named_in_the_log_of_every_node() -> Result<()> {
+    let mounted = Mounted::boot(3)?;
+    let nodes = mounted.three()?;
+    let [n1, n2, n3] = nodes;
+    n3.sh("mkdir /vfs/lk/job")?;
+    barrier(n1)?;
+    refused(
+        n1,
+        "vfsd lock break /vfs/lk/none",
+        "there is no",
+        limits::COMMAND_MAX,
+    )?;
+    n1.sh("vfsd lock break /vfs/lk/job")?;
+    wait_until("the broken lock's delay to end", DEAD_HOLDER_MAX, || {
+        Ok(n2.run(&["mkdir", "/vfs/lk/job"])?.status.success())
+    })?;
+    for node in nodes {
+        barrier(node)?;
+        let said = node.sh("journalctl --no-pager -u vfsd | grep 'a lock was broken'")?;
+        assert!(
+            said.contains("lk/job") && said.contains("vfsd lock break"),
+            "{} says {said}",
+            node.name()
+        );
+    }
+    Ok(())
+}
+
 #[test]
 fn a_frozen_holder_that_thaws_is_refused_by_the_guard() -> Result<()> {
     let mounted = Mounted::boot(3)?;

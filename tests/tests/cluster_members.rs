@@ -231,3 +231,41 @@ fn a_member_with_a_damaged_log_rejoins_and_votes_again() -> Result<()> {
     })?;
     formation::wait_for_members(mounted.nodes())
 }
+
+const COPY: &str =
+    "systemctl stop vfsd && cp -a /var/lib/vfsd /var/lib/vfsd.copy && systemctl start vfsd";
+const PUT_BACK: &str =
+    "systemctl stop vfsd && rm -r /var/lib/vfsd && mv /var/lib/vfsd.copy /var/lib/vfsd";
+
+/// As a machine's snapshot brings it back.
+#[test]
+fn a_member_on_an_older_copy_does_not_start_until_it_rejoins() -> Result<()> {
+    let mounted = Mounted::boot(3)?;
+    let [n1, n2, n3] = mounted.three()?;
+    n3.sh(COPY)?;
+    formation::wait_for_leader(n3)?;
+    n3.sh("mkdir /vfs/after && echo kept > /vfs/after/file")?;
+    barrier(n1)?;
+    n3.sh(PUT_BACK)?;
+    // It is found out as soon as others are asked, which a start may or may not wait for.
+    n3.run(&["systemctl", "start", "vfsd"])?;
+    wait_until("it to end for good", limits::CLUSTER_READY_MAX, || {
+        Ok(n3
+            .run(&["test", "-e", "/var/lib/vfsd/differs"])?
+            .status
+            .success())
+    })?;
+    let started = n3.run(&["systemctl", "restart", "vfsd"])?;
+    assert!(!started.status.success(), "an older copy started again");
+    let said = n3.sh("journalctl -o cat -u vfsd -n 10")?;
+    assert!(
+        said.contains("older copy") && said.contains("vfsd rejoin"),
+        "{said}"
+    );
+    n3.sh("systemctl stop vfsd && vfsd rejoin && systemctl start vfsd")?;
+    formation::wait_for_leader(n3)?;
+    barrier(n3)?;
+    assert_eq!(n3.sh("cat /vfs/after/file")?, "kept\n");
+    n2.sh("vfsd member promote n3")?;
+    formation::wait_for_members(mounted.nodes())
+}

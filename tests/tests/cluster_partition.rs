@@ -1,6 +1,6 @@
 //! A node without a majority (it answers, it refuses writes, it comes back), and one that stands still.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use system_tests::cluster::Node;
@@ -22,6 +22,7 @@ fn a_cut_off_node_reads_refuses_writes_and_converges_after_healing() -> Result<(
     n1.sh("mkdir /vfs/p && echo before > /vfs/p/a")?;
     barrier(n3)?;
     n3.cut()?;
+    let cut_at = Instant::now();
     for script in [
         "ls -l /vfs/p",
         "cat /vfs/p/a",
@@ -37,6 +38,17 @@ fn a_cut_off_node_reads_refuses_writes_and_converges_after_healing() -> Result<(
             finished.stderr_text()
         );
     }
+    // A shell does not hear what becomes of the file when it is closed: `write` has to tell it, once the last contact is
+    // no longer fresh, and long before the loss of the majority is certain.
+    wait_until("the last contact to be a second old", WRITE_MAX, || {
+        Ok(cut_at.elapsed() > Duration::from_secs(1))
+    })?;
+    let over = n3.run_within(&["bash", "-c", "echo lost > /vfs/p/a"], &[], WRITE_MAX)?;
+    assert!(
+        !over.status.success() && over.stderr_text().contains("Read-only file system"),
+        "a save over a file without a majority: {}",
+        over.stderr_text()
+    );
     let early = n3.run_within(&["sh", "-c", "echo lost > /vfs/p/early"], &[], WRITE_MAX)?;
     assert!(
         is_refusal(&early.stderr_text()),
