@@ -38,8 +38,8 @@ fn a_cut_off_node_reads_refuses_writes_and_converges_after_healing() -> Result<(
             finished.stderr_text()
         );
     }
-    // A shell does not hear what becomes of the file when it is closed: `write` has to tell it, once the last contact is
-    // no longer fresh, and long before the loss of the majority is certain.
+    // A shell does not hear what becomes of the file when it is closed: `write` has to tell it, once the last contact
+    // is no longer fresh, and long before the loss of the majority is certain.
     wait_until("the last contact to be a second old", WRITE_MAX, || {
         Ok(cut_at.elapsed() > Duration::from_secs(1))
     })?;
