@@ -138,8 +138,6 @@ pub const CONNECTION_SILENCE_MAX: Duration = Duration::from_secs(1);
 
 /// The leader says that it lives this often.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(200);
-/// The same in beats.
-pub const HEARTBEAT_BEATS: u64 = 2;
 /// A leader's lease is the maximum, and one that is not answered for as long falls silent by itself; a follower that
 /// hears nothing for a time between the two, at random, after the end of the lease stands for election. So a leader
 /// that falls silent is replaced within about a second, one whose daemon is gone at the end of its lease, and one that
@@ -160,8 +158,9 @@ pub const QUORUM_SILENCE_MAX: Duration = Duration::from_millis(2500);
 pub const CONTACT_FRESH_MAX: Duration = Duration::from_millis(600);
 /// Otherwise it waits this long for the next sign: a shell cannot tell a later error of its redirection.
 pub const CONTACT_WAIT_MAX: Duration = Duration::from_secs(1);
-/// What a member looks at now and then, it looks at together: each look of its own would wake an idle member.
-pub const BEAT: Duration = Duration::from_millis(100);
+/// What a member looks at now and then, it looks at together, and a leader shows then that it lives: each look of its
+/// own would wake an idle member.
+pub const BEAT: Duration = HEARTBEAT_INTERVAL;
 /// Replication requests to one follower that are under way at once; each has at most [`REPLICATION_BYTES_MAX`].
 pub const APPENDS_UNDER_WAY_MAX: usize = 16;
 /// An answer to a replication request takes at most this long; a disk that is slower is as good as gone.
@@ -170,7 +169,7 @@ pub const REPLICATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// stands for no election until the batch is written.
 pub const LOG_STALL_MAX: Duration = REPLICATION_TIMEOUT;
 /// How often that is looked at, in beats.
-pub const LOG_STALL_CHECK_BEATS: u64 = 5;
+pub const LOG_STALL_CHECK_BEATS: u64 = 3;
 /// A part of a snapshot in one request.
 pub const SNAPSHOT_PART_BYTES: usize = 4 * 1024 * 1024;
 /// An answer to a part of a snapshot that is taken into memory: a slow network brings its bytes by then.
@@ -189,7 +188,7 @@ pub const SNAPSHOT_REST_BYTES_MAX: u64 = 160 * 1024 * 1024;
 /// Log bytes since the last snapshot that make a new one due, unless that one was larger.
 pub const SNAPSHOT_DUE_BYTES: u64 = 64 * 1024 * 1024;
 /// How often that is looked at, in beats.
-pub const SNAPSHOT_CHECK_BEATS: u64 = 10;
+pub const SNAPSHOT_CHECK_BEATS: u64 = 5;
 /// Entries kept behind a snapshot, so that a node that was away for a moment needs no snapshot.
 pub const LOG_ENTRIES_KEPT: u64 = 5_000;
 /// The same in bytes: whichever is reached first.
@@ -208,7 +207,7 @@ pub const LINEAGE_TIMEOUT: Duration = Duration::from_secs(2);
 pub const LINEAGES_KEPT: usize = 16_384;
 /// How often a member tells the others what its disk holds, if that has changed, and makes durable what they told, in
 /// beats: an older copy of a disk is older than a second, or nobody but its leader can tell.
-pub const PLEDGE_TELL_BEATS: u64 = 10;
+pub const PLEDGE_TELL_BEATS: u64 = 5;
 /// How often it tells them all the same: one that went back while it ran hears of it then.
 pub const PLEDGE_REPEAT_EVERY: Duration = Duration::from_secs(10);
 /// An answer to that; a starting member waits this long for one that is not there.
@@ -216,7 +215,7 @@ pub const PLEDGE_TIMEOUT: Duration = CONNECT_TIMEOUT;
 /// The newest rules for applying entries that this build knows (`state_machine/level.rs`).
 pub const RULES_KNOWN: u32 = 3;
 /// How often the leader looks whether every member knows newer rules, in beats.
-pub const LEVEL_CHECK_BEATS: u64 = 10;
+pub const LEVEL_CHECK_BEATS: u64 = 5;
 /// How long a stopping leader waits for another node to take over.
 pub const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Entries that a learner may lack when it becomes a voter: one replication request brings them.
@@ -224,7 +223,7 @@ pub const PROMOTE_BEHIND_MAX: u64 = 100;
 /// How long a change of the members waits for the one before it.
 pub const CHANGE_TURN_MAX: Duration = WRITE_TIMEOUT;
 /// How often a node looks whether the certificate authority is being changed, in beats.
-pub const AUTHORITY_CHECK_BEATS: u64 = 2;
+pub const AUTHORITY_CHECK_BEATS: u64 = 1;
 /// Longest answer of a member that is brought along to another authority: it reads or writes a small file.
 pub const AUTHORITY_ASK_MAX: Duration = Duration::from_secs(2);
 /// Longest change of the membership, replication to a new voter included.
@@ -235,7 +234,6 @@ const _: () = assert!(
     HEARTBEAT_INTERVAL.as_millis() * 3
         <= ELECTION_TIMEOUT_MIN.as_millis() + ELECTION_TIMEOUT_MAX.as_millis()
 );
-const _: () = assert!(HEARTBEAT_INTERVAL.as_millis() == HEARTBEAT_BEATS as u128 * BEAT.as_millis());
 const _: () =
     assert!(LEADER_SILENCE_MAX.as_millis() + BEAT.as_millis() <= ELECTION_TIMEOUT_MAX.as_millis());
 // A tree that is full in every way fits a snapshot, and the answers of a session for each member beside it.

@@ -18,8 +18,7 @@ use crate::consensus::cluster::peers::Purpose;
 use crate::consensus::core::Core;
 use crate::consensus::wire::Request;
 use crate::limits::{
-    ELECTION_TIMEOUT_MAX, HEARTBEAT_BEATS, HEARTBEAT_INTERVAL, LEADER_SILENCE_MAX, SUCCESSION_STEP,
-    SUCCESSION_TRIES,
+    ELECTION_TIMEOUT_MAX, HEARTBEAT_INTERVAL, LEADER_SILENCE_MAX, SUCCESSION_STEP, SUCCESSION_TRIES,
 };
 use crate::transport::client::CallError;
 
@@ -27,19 +26,17 @@ use crate::transport::client::CallError;
 pub async fn run(core: Arc<Core>) {
     let mut changes = core.view.raft.server_metrics();
     let mut beats = core.beat.every(1);
-    let mut signs = core.beat.every(HEARTBEAT_BEATS);
     loop {
         core.view.raft.runtime_config().tick(needs_timer(&core));
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
             () = core.link.leader_left.notified() => succeed(&core).await,
-            () = signs.next() => {
+            () = beats.next() => {
                 let leads = core.view.metrics().state == ServerState::Leader;
                 if leads && core.view.raft.trigger().heartbeat().await.is_err() {
                     return;
                 }
             }
-            () = beats.next() => {}
         }
     }
 }
