@@ -1,120 +1,108 @@
-//! How fast a save is, as ratios to what the same machine does in the same run.
+//! How fast a save is, as ratios to what the same machine does in the same minute.
 //!
-//! Baselines beside the three-node cluster: a save on local ext4, a put into a three-member etcd (when its program is
-//! installed), a raw round of our own Raft, log and TLS without a filesystem, and a filesystem of FUSE alone. Nothing
-//! in here passes or fails: absolute numbers drift from machine to machine and from hour to hour.
+//! Everything that is compared lives at once and is called in turns (`figures/turns.rs`): the cluster with its mounts,
+//! a save on local ext4, a put into a three-member etcd (when its program is installed), a raw round of our own Raft,
+//! log and TLS without a filesystem, a filesystem of FUSE alone, and, if asked for, another build. Nothing in here
+//! passes or fails: absolute numbers drift from machine to machine and from hour to hour.
 
-mod agents;
-mod cluster;
-mod etcd;
-mod floor;
-mod raw_round;
-mod report;
-mod samples;
+mod calls;
+mod comparisons;
+mod events;
+mod figures;
+mod machine;
+mod parallel;
+mod parts;
+mod plan;
+mod systems;
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use report::Report;
+
+use self::comparisons::COMPARISONS;
+use self::figures::{json, table};
+use self::plan::Plan;
+use self::systems::raw_round;
 
 const USAGE: &str = "\
-Usage: bench [--json] [--quick] [--vfsd PROGRAM] [--dir DIR]
+Usage: bench [--json] [--quick] [--vfsd PROGRAM] [--against PROGRAM] [--dir DIR]
 
-  --json            print one JSON object instead of the table
-  --quick           a tenth of the samples: to see that it works, not to compare
-  --vfsd PROGRAM    the release build to measure (default: target/dist/vfsd)
-  --dir DIR         where the data lies, on a real disk (default: /var/tmp)
+  --json             print one JSON object instead of the table
+  --quick            a tenth of the samples: to see that it works, not to compare
+  --vfsd PROGRAM     the build to measure, with dsm-agent beside it (default: target/dist/vfsd)
+  --against PROGRAM  another build of vfsd: its rows in turns with ours, and ours by its
+  --dir DIR          where the data lies, on a real disk (default: /var/tmp)
 ";
 
-/// What to measure, and how often.
-pub struct Plan {
-    /// The daemon's program.
-    pub vfsd: PathBuf,
-    /// Folder on the disk to measure.
-    pub dir: PathBuf,
-    /// Samples of a single writer.
-    pub samples: usize,
-    /// How long parallel writers write.
-    pub parallel_for: Duration,
-    /// How long idle agents are watched: over a minute, in which each observes once.
-    pub idle_for: Duration,
-    /// How often the leader is killed.
-    pub kills: usize,
+struct Arguments {
+    json: bool,
+    quick: bool,
+    vfsd: PathBuf,
+    against: Option<PathBuf>,
+    dir: PathBuf,
 }
 
-fn main() -> anyhow::Result<()> {
-    let mut json = false;
-    let mut quick = false;
-    let mut vfsd = PathBuf::from("target/dist/vfsd");
-    let mut dir = PathBuf::from("/var/tmp");
+/// What is asked for, or `None` if something else was done.
+fn arguments() -> anyhow::Result<Option<Arguments>> {
+    let mut parsed = Arguments {
+        json: false,
+        quick: false,
+        vfsd: "target/dist/vfsd".into(),
+        against: None,
+        dir: "/var/tmp".into(),
+    };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || {
-            arguments
-                .next()
-                .with_context(|| format!("{argument} needs a value"))
+            let value = arguments.next();
+            value.with_context(|| format!("{argument} needs a value"))
         };
         match argument.as_str() {
-            "--json" => json = true,
-            "--quick" => quick = true,
-            "--vfsd" => vfsd = value()?.into(),
-            "--dir" => dir = value()?.into(),
+            "--json" => parsed.json = true,
+            "--quick" => parsed.quick = true,
+            "--vfsd" => parsed.vfsd = value()?.into(),
+            "--against" => parsed.against = Some(value()?.into()),
+            "--dir" => parsed.dir = value()?.into(),
             // A child of the raw round, not for people.
-            "--raw-member" => return raw_round::run_member(value()?.as_ref()),
+            "--raw-member" => {
+                raw_round::run_member(value()?.as_ref())?;
+                return Ok(None);
+            }
             // What `cargo bench` adds to every bench program.
             "--bench" => {}
             "--help" | "-h" => {
                 print!("{USAGE}");
-                return Ok(());
+                return Ok(None);
             }
             other => anyhow::bail!("unknown argument {other}\n\n{USAGE}"),
         }
     }
-    let scratch = tempfile::Builder::new()
-        .prefix("vfsd-bench-")
-        .tempdir_in(&dir)?;
-    let plan = Plan {
-        vfsd: vfsd.canonicalize().with_context(|| {
-            format!(
-                "{} is not there; build it: cargo build --profile dist -p vfsd",
-                vfsd.display()
-            )
-        })?,
-        dir: scratch.path().to_owned(),
-        samples: if quick { 100 } else { 1000 },
-        parallel_for: Duration::from_secs(if quick { 1 } else { 5 }),
-        idle_for: Duration::from_secs(if quick { 2 } else { 65 }),
-        kills: if quick { 1 } else { 5 },
-    };
-    let report = measure(&plan)?;
-    if json {
-        report.print_json()
-    } else {
-        report.print_table()
-    }
-    Ok(())
+    Ok(Some(parsed))
 }
 
-fn measure(plan: &Plan) -> anyhow::Result<Report> {
-    let mut report = Report::default();
-    report.times("echo_ms", "loopback echo of one byte", samples::echo(plan)?);
-    report.times(
-        "ext4_save_ms",
-        "save of 256 B on ext4, with fdatasync",
-        samples::local_save(plan)?,
-    );
-    report.times(
-        "fuse_floor_ms",
-        "create, write, close on FUSE alone",
-        floor::measure(plan)?,
-    );
-    report.times(
-        "raw_round_ms",
-        "Raft round on our log and TLS",
-        raw_round::measure(plan)?,
-    );
-    etcd::measure(plan, &mut report)?;
-    cluster::measure(plan, &mut report)?;
-    Ok(report)
+fn program(path: &Path) -> anyhow::Result<PathBuf> {
+    let missing = || {
+        let path = path.display();
+        format!("{path} is not there; build it: cargo build --profile dist -p vfsd -p dsm-agent")
+    };
+    path.canonicalize().with_context(missing)
+}
+
+fn main() -> anyhow::Result<()> {
+    let Some(arguments) = arguments()? else {
+        return Ok(());
+    };
+    let vfsd = program(&arguments.vfsd)?;
+    let against = arguments.against.as_deref().map(program).transpose()?;
+    let scratch = tempfile::Builder::new()
+        .prefix("vfsd-bench-")
+        .tempdir_in(&arguments.dir)?;
+    let dir = scratch.path().to_owned();
+    let report = parts::measure(&Plan::new(vfsd, against, dir, arguments.quick))?;
+    if arguments.json {
+        println!("{}", json(&report, COMPARISONS));
+    } else {
+        print!("{}", table(&report, COMPARISONS));
+    }
+    Ok(())
 }

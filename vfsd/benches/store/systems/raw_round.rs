@@ -1,19 +1,18 @@
 //! A round of our own Raft, log and TLS, without a filesystem: three members, a process each as in a real cluster.
 
-use std::net::TcpListener;
 use std::path::Path;
-use std::process::Child;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
+use tokio::runtime::Runtime;
 use vfsd::cli::setup::{self, NewMember};
 use vfsd::config::NodeConfig;
 use vfsd::consensus::node::{Node, NodeSettings};
 use vfsd::consensus::wire::{ClusterChange, Request};
 use vfsd::daemon::node_settings;
 use vfsd::fs::feed::ChangeFeed;
-use vfsd::fs::proposer::Proposal;
+use vfsd::fs::proposer::{Proposal, Proposer};
 use vfsd::limits::RUNTIME_WORKERS;
 use vfsd::state_machine::command::{Author, Command, Grant, JoinToken, SetXattr, XattrMode};
 use vfsd::state_machine::ids::InodeNo;
@@ -21,23 +20,39 @@ use vfsd::state_machine::log_time::WallTime;
 use vfsd::storage::data_dir::DataDir;
 use vfsd::transport::token::Token;
 
-use crate::Plan;
-use crate::samples::SAVE;
+use super::daemon::free_port;
+use super::processes::Process;
+use crate::calls::SAVE;
 
 /// The leader in this process, and the other two members as child processes.
-struct Cluster {
+pub struct RawRound {
+    runtime: Runtime,
     leader: Node,
-    _others: Vec<Other>,
+    _others: Vec<Process>,
 }
 
-/// A child process that runs a member; it ends with this value.
-struct Other(Child);
-
-impl Drop for Other {
+impl Drop for RawRound {
     fn drop(&mut self) {
-        // What has ended already is what we want.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        self.runtime.block_on(self.leader.stop());
+    }
+}
+
+impl RawRound {
+    /// Forms the cluster, with its data in `dir`.
+    pub fn start(dir: &Path) -> anyhow::Result<Self> {
+        let runtime = runtime()?;
+        let (leader, others) = runtime.block_on(three(dir))?;
+        Ok(Self {
+            runtime,
+            leader,
+            _others: others,
+        })
+    }
+
+    /// What commits and applies an entry of 256 B, proposed at the leader.
+    pub fn call(&self) -> impl FnMut(usize) -> anyhow::Result<()> + '_ {
+        let proposer = self.leader.proposer();
+        move |_| self.runtime.block_on(round(&*proposer))
     }
 }
 
@@ -58,7 +73,7 @@ pub fn run_member(data_dir: &Path) -> anyhow::Result<()> {
     })
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+fn runtime() -> anyhow::Result<Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_WORKERS)
         .enable_all()
@@ -66,11 +81,10 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 fn new_member(name: &str, dir: &Path) -> anyhow::Result<NewMember> {
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    NewMember::new(name, &format!("127.0.0.1:{port}"), dir)
+    NewMember::new(name, &format!("127.0.0.1:{}", free_port()?), dir)
 }
 
-async fn three(dir: &Path) -> anyhow::Result<Cluster> {
+async fn three(dir: &Path) -> anyhow::Result<(Node, Vec<Process>)> {
     let first = new_member("n1", &dir.join("n1"))?;
     setup::found_cluster(&first, "bench")?;
     let leader = start(&first.data_dir).await?;
@@ -89,14 +103,11 @@ async fn three(dir: &Path) -> anyhow::Result<Cluster> {
         let joining = new_member(name, &dir.join(name))?;
         setup::join_cluster(&joining, &first.listen, &token).await?;
         let mut member = std::process::Command::new(std::env::current_exe()?);
-        let child = member.arg("--raw-member").arg(&joining.data_dir).spawn()?;
-        others.push(Other(child));
+        member.arg("--raw-member").arg(&joining.data_dir);
+        others.push(Process::spawn(&mut member)?);
         change(&leader, ClusterChange::Promote { name: name.into() }).await?;
     }
-    Ok(Cluster {
-        leader,
-        _others: others,
-    })
+    Ok((leader, others))
 }
 
 async fn change(node: &Node, change: ClusterChange) -> anyhow::Result<()> {
@@ -109,34 +120,20 @@ async fn change(node: &Node, change: ClusterChange) -> anyhow::Result<()> {
     reply.map(drop).map_err(|error| anyhow::anyhow!("{error}"))
 }
 
-/// Milliseconds of a committed and applied entry of 256 B, proposed at the leader.
-pub fn measure(plan: &Plan) -> anyhow::Result<Vec<f64>> {
-    let warm_up = plan.samples / 20;
-    runtime()?.block_on(async {
-        let cluster = three(&plan.dir.join("raw")).await?;
-        let proposer = cluster.leader.proposer();
-        let mut samples = Vec::with_capacity(plan.samples);
-        for number in 0..plan.samples + warm_up {
-            let start = Instant::now();
-            let set = SetXattr {
-                inode: InodeNo::ROOT,
-                name: "user.bench".into(),
-                value: SAVE.to_vec(),
-                mode: XattrMode::Any,
-            };
-            let proposal = Proposal {
-                author: Author::default(),
-                fence: None,
-                command: Command::SetXattr(set),
-                bound_to: None,
-            };
-            let committed = proposer.propose(proposal).await.context("a raw round")?;
-            committed.outcome.context("a raw round")?;
-            if number >= warm_up {
-                samples.push(start.elapsed().as_secs_f64() * 1e3);
-            }
-        }
-        cluster.leader.stop().await;
-        Ok(samples)
-    })
+async fn round(proposer: &dyn Proposer) -> anyhow::Result<()> {
+    let set = SetXattr {
+        inode: InodeNo::ROOT,
+        name: "user.bench".into(),
+        value: SAVE.to_vec(),
+        mode: XattrMode::Any,
+    };
+    let proposal = Proposal {
+        author: Author::default(),
+        fence: None,
+        command: Command::SetXattr(set),
+        bound_to: None,
+    };
+    let committed = proposer.propose(proposal).await.context("a raw round")?;
+    committed.outcome.context("a raw round")?;
+    Ok(())
 }

@@ -2,21 +2,51 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner,
-    MountOption, OpenFlags, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyEntry, ReplyWrite, ReplyXattr,
-    Request, WriteFlags,
+    BackgroundSession, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
+    INodeNo, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyEntry,
+    ReplyWrite, ReplyXattr, Request, WriteFlags,
 };
 
-use crate::Plan;
-use crate::samples::{save, times};
+/// The mount; it ends with this value.
+pub struct Floor {
+    /// Mount point.
+    pub mount: PathBuf,
+    session: Option<BackgroundSession>,
+}
+
+impl Floor {
+    /// Mounts it at `mount`.
+    pub fn start(mount: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(mount)?;
+        let mut config = fuser::Config::default();
+        config.mount_options = vec![
+            MountOption::FSName("floor".into()),
+            MountOption::DefaultPermissions,
+        ];
+        Ok(Self {
+            mount: mount.to_owned(),
+            session: Some(fuser::spawn_mount(Names::default(), mount, &config)?),
+        })
+    }
+}
+
+impl Drop for Floor {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            // What is unmounted already is what we want.
+            let _ = session.umount_and_join();
+        }
+    }
+}
 
 /// Files by name; contents are dropped.
 #[derive(Default)]
-struct Floor {
+struct Names {
     names: Mutex<HashMap<OsString, u64>>,
 }
 
@@ -48,7 +78,7 @@ fn attr(number: u64) -> FileAttr {
     }
 }
 
-impl Filesystem for Floor {
+impl Filesystem for Names {
     fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match self
             .names
@@ -112,19 +142,4 @@ impl Filesystem for Floor {
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         reply.ok();
     }
-}
-
-/// Milliseconds of create, write of 256 B, close.
-pub fn measure(plan: &Plan) -> anyhow::Result<Vec<f64>> {
-    let point = plan.dir.join("floor");
-    std::fs::create_dir_all(&point)?;
-    let mut config = fuser::Config::default();
-    config.mount_options = vec![
-        MountOption::FSName("floor".into()),
-        MountOption::DefaultPermissions,
-    ];
-    let session = fuser::spawn_mount(Floor::default(), &point, &config)?;
-    let samples = times(plan.samples, |number| save(&point.join(number.to_string())));
-    session.umount_and_join()?;
-    samples
 }
