@@ -146,6 +146,11 @@ fn two_builds_are_compared_row_by_row() {
         Block::one(name("d"), 1.0),
         Block::one(other("d"), 0.0),
     ]);
+    // An event that came before the close it tells of.
+    report.turn(vec![
+        Block::one(name("e"), -1.0),
+        Block::one(other("e"), 0.5),
+    ]);
     let builds = report.builds();
     let builds: Vec<_> = builds
         .iter()

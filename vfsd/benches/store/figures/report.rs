@@ -79,18 +79,16 @@ impl Report {
 
     /// Each row of this build that the other one has too, with this by the other.
     pub fn builds(&self) -> Vec<(&Name, Spread)> {
-        let related = self.rows.iter().filter_map(|row| {
-            let (this, other) = (&row.name.key, Name::other(&row.name.key));
-            let by = |turn: &Turn| {
-                let (this, other) = (turn.get(this)?, turn.get(&other)?);
-                // Two zeros are equal; something by nothing says nothing.
-                match (this == other, other == 0.0) {
-                    (true, _) => Some(1.0),
-                    (false, true) => None,
-                    (false, false) => Some(this / other),
-                }
-            };
-            Some((&row.name, self.over_turns(by)?))
+        let related = self.rows.iter().filter_map(|this| {
+            let key = Name::other(&this.name.key);
+            let other = self.rows.iter().find(|row| row.name.key == key)?;
+            let mut samples = this.samples.iter().chain(&other.samples);
+            // What may be less than nothing (an event before the close) has no ratio.
+            if samples.any(|sample| *sample < 0.0) {
+                return None;
+            }
+            let by = self.over_turns(|turn| ratio(turn.get(&this.name.key)?, turn.get(&key)?))?;
+            Some((&this.name, by))
         });
         related.collect()
     }
@@ -106,5 +104,14 @@ impl Report {
             self.rows.len() - 1
         });
         &mut self.rows[at]
+    }
+}
+
+/// Two that are nothing are equal; something by nothing says nothing.
+fn ratio(this: f64, other: f64) -> Option<f64> {
+    match (this == other, other == 0.0) {
+        (true, _) => Some(1.0),
+        (false, true) => None,
+        (false, false) => Some(this / other),
     }
 }
