@@ -6,6 +6,7 @@
 mod figures;
 
 use std::cell::{Cell, RefCell};
+use std::time::Duration;
 
 use figures::{Aim, Block, Build, Comparison, Name, Report, Row, Turn, Turns, Unit, json, table};
 
@@ -13,6 +14,7 @@ const TURNS: Turns = Turns {
     count: 10,
     block: 20,
     warm_up: 2,
+    rest: Duration::ZERO,
 };
 
 fn name(key: &str) -> Name {
@@ -78,6 +80,7 @@ fn every_other_turn_goes_backwards_and_a_row_counts_its_calls() {
         count: 2,
         block: 1,
         warm_up: 1,
+        rest: Duration::ZERO,
     };
     let mut report = Report::default();
     turns
@@ -104,6 +107,7 @@ fn calls_of_the_warm_up_do_not_count() {
         count: 1,
         block: 3,
         warm_up: 2,
+        rest: Duration::ZERO,
     };
     turns.measure(vec![row], &mut report).unwrap();
     assert_eq!(report.rows()[0].samples, [2.0, 3.0, 4.0]);

@@ -18,6 +18,8 @@ mod systems;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 
 use self::comparisons::COMPARISONS;
 use self::figures::{json, table};
@@ -88,12 +90,22 @@ fn program(path: &Path) -> anyhow::Result<PathBuf> {
     path.canonicalize().with_context(missing)
 }
 
+/// What is mounted from here on goes with the last of our processes, also if they are killed.
+fn mount_for_us_only() -> anyhow::Result<()> {
+    let ours = unshare(CloneFlags::CLONE_NEWNS).and_then(|()| {
+        let kept = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, kept, None::<&str>)
+    });
+    ours.context("a mount namespace of our own; measuring needs root")
+}
+
 fn main() -> anyhow::Result<()> {
     let Some(arguments) = arguments()? else {
         return Ok(());
     };
     let vfsd = program(&arguments.vfsd)?;
     let against = arguments.against.as_deref().map(program).transpose()?;
+    mount_for_us_only()?;
     let scratch = tempfile::Builder::new()
         .prefix("vfsd-bench-")
         .tempdir_in(&arguments.dir)?;

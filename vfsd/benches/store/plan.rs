@@ -47,18 +47,20 @@ impl Plan {
             count: some(all),
             block: 20,
             warm_up: 2,
+            rest: Duration::from_millis(20),
         };
         let single = |all: usize| Turns {
             count: some(all),
             block: 1,
             warm_up: 0,
+            rest: Duration::from_millis(100),
         };
         Self {
             vfsd,
             against,
             dir,
             single_calls: blocks(100),
-            rates: single(20),
+            rates: single(10),
             slice: Duration::from_secs(if quick { 1 } else { 2 }),
             voters: blocks(50),
             names: some(10_000),

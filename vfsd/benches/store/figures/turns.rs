@@ -3,9 +3,10 @@
 //!
 //! Why: a disk may be twice as quick in one minute as in the next. What is measured one after the other then compares
 //! minutes; within one turn all rows meet the same disk. Every other turn goes backwards, so that no row always comes
-//! behind the same one.
+//! behind the same one, and each block begins at rest, so that what the one before left behind (followers' disks,
+//! events on other nodes) is not counted to it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::name::Name;
 use super::report::{Block, Report};
@@ -62,23 +63,24 @@ pub struct Turns {
     pub block: usize,
     /// Calls before each block that do not count: the row's processes have slept since their last block.
     pub warm_up: usize,
+    /// How long nothing is called before each block.
+    pub rest: Duration,
 }
 
 impl Turns {
     /// Measures `rows`.
     pub fn measure(&self, mut rows: Vec<Row<'_>>, report: &mut Report) -> anyhow::Result<()> {
         for turn in 0..self.count {
-            let mut blocks = Vec::with_capacity(rows.len());
-            if turn % 2 == 0 {
-                for row in &mut rows {
-                    blocks.push(row.block(self.block, self.warm_up)?);
-                }
+            let block = |row: &mut Row<'_>| {
+                std::thread::sleep(self.rest);
+                row.block(self.block, self.warm_up)
+            };
+            let blocks: anyhow::Result<Vec<Block>> = if turn % 2 == 0 {
+                rows.iter_mut().map(block).collect()
             } else {
-                for row in rows.iter_mut().rev() {
-                    blocks.push(row.block(self.block, self.warm_up)?);
-                }
-            }
-            report.turn(blocks);
+                rows.iter_mut().rev().map(block).collect()
+            };
+            report.turn(blocks?);
         }
         Ok(())
     }

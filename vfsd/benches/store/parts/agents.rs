@@ -42,6 +42,7 @@ pub fn measure(plan: &Plan, systems: &Systems, report: &mut Report) -> anyhow::R
         count: plan.wishes,
         block: 1,
         warm_up: 0,
+        rest: Duration::ZERO,
     };
     wishes.measure(vec![Row::new(started, |_| first.first_started())], report)?;
     for deployment in others {

@@ -1,9 +1,12 @@
 //! A child process that ends with its value, and what the kernel tells of it.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::Context;
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 use nix::unistd::{SysconfVar, sysconf};
 
 /// A child; it is killed with this value.
@@ -17,8 +20,10 @@ impl Drop for Process {
 }
 
 impl Process {
-    /// Starts `command` without an input or an output.
+    /// Starts `command` without an input or an output. It ends when this thread does, also if that is killed.
     pub fn spawn(command: &mut Command) -> anyhow::Result<Self> {
+        // SAFETY: prctl is a system call and nothing else: it may be made between fork and exec.
+        unsafe { command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?)) };
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         let program = command.get_program().display();
         Ok(Self(
