@@ -377,6 +377,11 @@ impl Client {
                 )
             });
             assert_eq!(whole::decode(&found), number, "{name} is open");
+            let known = self.fs.attr(attr.node);
+            assert!(
+                known.is_ok(),
+                "{name} is open and has no attributes: {known:?}"
+            );
         }
         self.fs.release(handle);
         Ok(())
