@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 
-use vfsd::state_machine::ids::InodeNo;
+use vfsd::state_machine::command::{Command, Create, NodeKind};
+use vfsd::state_machine::ids::{InodeNo, NodeId};
+use vfsd::state_machine::namespace::LK;
 
 use crate::{Cluster, kernel_is_at_least, run};
 
@@ -479,4 +481,56 @@ fn a_snapshot_raises_what_it_has_brought() {
         &cluster,
         "[ \"$(cat $B/d/saved)\" = 2 ]; echo after > $A/d/after; [ \"$(cat $B/d/after)\" = after ]",
     );
+}
+
+/// "So does ... a lock file that goes with no call of its node's" (docs/SEMANTICS.md): also on the node that leads and
+/// has made the entry, as no system call of it has.
+#[test]
+fn a_lock_that_the_log_frees_is_deleted_on_every_node() {
+    let cluster = Cluster::start();
+    run(&cluster, "setfattr -n user.lk.delay -v 0 $A/lk");
+    run(&cluster, "mkdir $A/lk/here $B/lk/there");
+    settle(&cluster);
+    let watchers = [1, 2].map(|node| Watcher::on(&cluster.path(node, "lk")));
+    let lead = |command| cluster.log.lead(1, command).outcome.unwrap();
+    let locks: Vec<_> = {
+        let state = cluster.log.state();
+        state.locks().iter().map(|(at, lock)| (at, *lock)).collect()
+    };
+    for (_, lock) in &locks {
+        if lock.node == NodeId(2) {
+            lead(Command::MemberRemove { node: lock.node });
+        } else {
+            lead(Command::SessionEnd {
+                session: lock.session,
+                clean: false,
+            });
+        }
+    }
+    for (inode, lock) in locks {
+        let fence = lock.fence;
+        lead(Command::LockDelayEnd { inode, fence });
+    }
+    settle(&cluster);
+    // The node has no session any more, so none of its calls changes anything there.
+    let marker = Create {
+        parent: LK,
+        name: b"end-marker".to_vec(),
+        kind: NodeKind::Regular,
+        mode: 0o600,
+        uid: 0,
+        gid: 0,
+        exclusive: false,
+        handle: None,
+    };
+    cluster.log.change(Command::Create(marker)).outcome.unwrap();
+    let expected = [
+        "AddWatchFlags(IN_ATTRIB | IN_ISDIR) here",
+        "AddWatchFlags(IN_ATTRIB | IN_ISDIR) there",
+        "AddWatchFlags(IN_DELETE | IN_ISDIR) here",
+        "AddWatchFlags(IN_DELETE | IN_ISDIR) there",
+    ];
+    for watcher in watchers {
+        assert_eq!(watcher.until("end-marker"), expected);
+    }
 }

@@ -1,5 +1,7 @@
 //! Locks as a shell uses them. Each test quotes the sentence of docs/SEMANTICS.md that it shows.
 
+use vfsd::state_machine::command::Command;
+
 use crate::{Cluster, run};
 
 /// "`mkdir /vfs/lk/job` takes a lock and `rmdir` gives it back", and nobody else can touch it.
@@ -93,5 +95,41 @@ for path in ('/run/x', '/lk/x'):
 os.unlink(a + '/lk/job')
 PY
         "#,
+    );
+}
+
+/// "On a node whose session is over, attributes of its own locks read EKEYREVOKED: they may be another's by now." Those
+/// of others' locks are the log's to tell, and so is an end of its own that this node has heard of.
+#[test]
+fn a_node_whose_session_is_over_reads_no_fence_of_its_own_locks() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        mkdir $A/lk/job $B/lk/theirs; [ "$(getfattr --only-values -n user.lk.owner $A/lk/job)" = n1 ]
+        "#,
+    );
+    let state = cluster.log.state();
+    let job = state.tree().resolve("lk/job").unwrap();
+    let session = state.locks().of(job).unwrap().session;
+    cluster.log.end_session(1);
+    run(
+        &cluster,
+        r#"
+        for name in fence owner expires; do
+          getfattr -n user.lk.$name $A/lk/job 2>&1 | grep -q 'Key has been revoked'
+        done
+        [ "$(getfattr --only-values -n user.lk.fence $B/lk/job)" -gt 0 ]
+        [ "$(getfattr --only-values -n user.lk.owner $A/lk/theirs)" = n2 ]
+        "#,
+    );
+    let end = Command::SessionEnd {
+        session,
+        clean: false,
+    };
+    cluster.log.change(end).outcome.unwrap();
+    run(
+        &cluster,
+        r#"[ "$(getfattr --only-values -n user.lk.owner $A/lk/job)" = none ]"#,
     );
 }

@@ -11,6 +11,8 @@ mod events;
 mod locks;
 mod lockstep;
 mod mappings;
+mod on_behalf;
+mod other_process;
 mod programs;
 mod random_events;
 mod reading;
@@ -22,6 +24,7 @@ mod writing;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use shared_log::SharedLog;
 use vfsd::fs::FileSystem;
@@ -81,6 +84,15 @@ impl Drop for Cluster {
             .iter_mut()
             .filter_map(Option::take)
             .for_each(Mount::stop);
+    }
+}
+
+/// Waits for a condition; fails with what does not come.
+fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        std::thread::yield_now();
     }
 }
 

@@ -1,16 +1,17 @@
 //! Consensus as one lock: several nodes' filesystems over one state machine, in one process. It tests what lies between
 //! the kernel and the proposer port; the real log is tested by the cluster tests.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
+use tokio::sync::oneshot;
 use vfsd::fs::FileSystem;
 use vfsd::fs::feed::{AppliedEntry, ChangeFeed, Publication};
 use vfsd::fs::proposer::{Committed, NodeStatus, Proposal, ProposeError, Proposer, ProposerFuture};
 use vfsd::state_machine::StateMachine;
 use vfsd::state_machine::command::{Author, Command, Entry, Grant, Member, Origin};
-use vfsd::state_machine::ids::{LogIndex, NodeId, RequestNo, SessionId};
+use vfsd::state_machine::ids::{FencingToken, LogIndex, NodeId, RequestNo, SessionId};
 use vfsd::state_machine::level::Level;
 use vfsd::state_machine::log_time::{LogTime, Stamp, WallTime};
 use vfsd::state_machine::outcome::Applied;
@@ -22,14 +23,23 @@ pub struct SharedLog {
     feeds: Mutex<Vec<(NodeId, Arc<ChangeFeed>)>>,
     quorum: AtomicBool,
     contact: AtomicBool,
-    stalls: AtomicBool,
-    stalled: AtomicBool,
+    /// Proposals under way that wait for the test, the oldest first; `None` while each is answered at once.
+    stalled: Mutex<Option<Vec<Stalled>>>,
+    refused: AtomicU64,
     loses_answers: AtomicBool,
     /// Nodes that hear of nothing, with the state that they show.
     held_back: Mutex<HashMap<NodeId, Arc<StateMachine>>>,
+    /// Nodes whose own deadline has passed.
+    without_session: Mutex<HashSet<NodeId>>,
     quicker: Mutex<Quicker>,
     faults: AtomicU64,
 }
+
+/// Commits a proposal that somebody still waits for; whether anybody did.
+type Stalled = Box<dyn FnOnce() -> bool + Send>;
+
+/// What an entry has of a proposal besides its author.
+type Asked = (Origin, Option<FencingToken>);
 
 /// What happens before the next proposal of a node is taken.
 type Quicker = Option<(NodeId, Box<dyn FnOnce(&SharedLog) + Send>)>;
@@ -43,14 +53,15 @@ impl SharedLog {
             feeds: Mutex::default(),
             quorum: true.into(),
             contact: true.into(),
-            stalls: false.into(),
-            stalled: false.into(),
+            stalled: Mutex::default(),
+            refused: AtomicU64::new(0),
             loses_answers: false.into(),
             held_back: Mutex::default(),
+            without_session: Mutex::default(),
             quicker: Mutex::default(),
             faults: AtomicU64::new(0),
         });
-        log.append(None, Command::RaiseLevel(Level::KNOWN));
+        log.change(Command::RaiseLevel(Level::KNOWN));
         log
     }
 
@@ -59,19 +70,34 @@ impl SharedLog {
         self.quorum.store(quorum, Ordering::SeqCst);
     }
 
+    /// How many proposals were refused because there is no majority.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::SeqCst)
+    }
+
     /// A majority was heard of a moment ago, or not.
     pub fn set_contact(&self, contact: bool) {
         self.contact.store(contact, Ordering::SeqCst);
     }
 
-    /// From now on proposals are never answered, as when the majority is lost while they are under way.
+    /// From now on proposals are not answered, as when the majority is lost while they are under way. One that its
+    /// caller gives up never happens.
     pub fn stall(&self) {
-        self.stalls.store(true, Ordering::SeqCst);
+        *self.stalled.lock().unwrap() = Some(Vec::new());
     }
 
     /// Whether a proposal has come since.
     pub fn has_stalled(&self) -> bool {
-        self.stalled.load(Ordering::SeqCst)
+        let stalled = self.stalled.lock().unwrap();
+        stalled.as_ref().is_some_and(|stalled| !stalled.is_empty())
+    }
+
+    /// Proposals are answered again: first those that have stalled, the newest before the others.
+    pub fn resume(&self) {
+        let stalled = self.stalled.lock().unwrap().take();
+        for commit in stalled.into_iter().flatten().rev() {
+            commit();
+        }
     }
 
     /// Callers are told that their proposals have failed, and they are committed all the same.
@@ -102,6 +128,12 @@ impl SharedLog {
         feed.after(publication, &new);
     }
 
+    /// The node's own deadline has passed: it trusts its session no more.
+    pub fn end_session(&self, number: u64) {
+        let mut without = self.without_session.lock().unwrap();
+        without.insert(NodeId(number));
+    }
+
     /// The next `count` looks at the state by threads that answer a kernel panic.
     pub fn fail_requests(&self, count: u64) {
         self.faults.store(count, Ordering::SeqCst);
@@ -119,7 +151,16 @@ impl SharedLog {
 
     /// Applies a change that no node of this process has asked for.
     pub fn change(&self, command: Command) -> Applied {
-        self.append(None, command)
+        self.append(Author::default(), None, command)
+    }
+
+    /// Applies a change that node `number`, which leads, makes of its own accord.
+    pub fn lead(&self, number: u64, command: Command) -> Applied {
+        let author = Author {
+            node: NodeId(number),
+            ..Author::daemon()
+        };
+        self.append(author, None, command)
     }
 
     pub fn state(&self) -> Arc<StateMachine> {
@@ -145,8 +186,8 @@ impl SharedLog {
             grant: Grant::Writer,
             age_public: String::new(),
         };
-        self.append(None, Command::MemberPut(member));
-        let session = SessionId(self.append(None, Command::SessionOpen { node }).index.0);
+        self.change(Command::MemberPut(member));
+        let session = SessionId(self.change(Command::SessionOpen { node }).index.0);
         let fs = FileSystem::new(number << 32, runtime.clone());
         let feed = Arc::clone(fs.feed());
         self.feeds.lock().unwrap().push((node, feed));
@@ -160,7 +201,7 @@ impl SharedLog {
         fs
     }
 
-    fn append(&self, from: Option<(Author, Origin, Proposal)>, command: Command) -> Applied {
+    fn append(&self, author: Author, asked: Option<Asked>, command: Command) -> Applied {
         let mut state = self.log.lock().unwrap();
         let index = LogIndex(state.applied().0 + 1);
         let since = std::time::UNIX_EPOCH.elapsed().unwrap();
@@ -172,18 +213,12 @@ impl SharedLog {
             log_time: LogTime(since.as_millis() as u64),
             wall,
         };
-        let entry = match from {
-            Some((author, origin, proposal)) => Entry {
-                stamp,
-                author,
-                origin: Some(origin),
-                fence: proposal.fence,
-                command,
-            },
-            None => Entry {
-                stamp,
-                ..Entry::new(Author::default(), command)
-            },
+        let (origin, fence) = asked.unzip();
+        let entry = Entry {
+            stamp,
+            origin,
+            fence: fence.flatten(),
+            ..Entry::new(author, command)
         };
         let applied = state.apply(index, &entry);
         // A look at the whole costs as much as the tree is large, so at a large one it is taken now and then.
@@ -225,12 +260,20 @@ struct TestNode {
 
 impl Proposer for TestNode {
     fn propose(&self, proposal: Proposal) -> ProposerFuture<Result<Committed, ProposeError>> {
+        let log = self.log.clone();
+        let quicker = {
+            let mut quicker = log.quicker.lock().unwrap();
+            quicker.take_if(|(node, _)| *node == self.node)
+        };
+        if let Some((_, change)) = quicker {
+            change(&log);
+        }
         if !self.log.quorum.load(Ordering::SeqCst) {
+            self.log.refused.fetch_add(1, Ordering::SeqCst);
             return Box::pin(async { Err(ProposeError::NoQuorum("the test says so".into())) });
         }
-        if self.log.stalls.load(Ordering::SeqCst) {
-            self.log.stalled.store(true, Ordering::SeqCst);
-            return Box::pin(std::future::pending());
+        if proposal.bound_to.is_some() && proposal.bound_to != self.session() {
+            return Box::pin(async { Err(ProposeError::SessionExpired) });
         }
         let author = Author {
             node: self.node,
@@ -243,17 +286,9 @@ impl Proposer for TestNode {
             settled_below: RequestNo(0),
             abandoned: Vec::new(),
         };
-        let log = self.log.clone();
-        let quicker = {
-            let mut quicker = log.quicker.lock().unwrap();
-            quicker.take_if(|(node, _)| *node == self.node)
-        };
-        if let Some((_, change)) = quicker {
-            change(&log);
-        }
-        Box::pin(async move {
-            let command = proposal.command.clone();
-            let applied = log.append(Some((author, origin, proposal)), command);
+        let commit = move || {
+            let asked = (origin, proposal.fence);
+            let applied = log.append(author, Some(asked), proposal.command);
             if log.loses_answers.load(Ordering::SeqCst) {
                 return Err(ProposeError::TimedOut(0));
             }
@@ -261,7 +296,17 @@ impl Proposer for TestNode {
                 index: applied.index,
                 outcome: applied.outcome,
             })
-        })
+        };
+        let mut stalled = self.log.stalled.lock().unwrap();
+        let Some(stalled) = stalled.as_mut() else {
+            return Box::pin(async { commit() });
+        };
+        let (answer, answered) = oneshot::channel();
+        stalled.push(Box::new(move || {
+            let is_awaited = !answer.is_closed();
+            is_awaited && answer.send(commit()).is_ok()
+        }));
+        Box::pin(async { answered.await.unwrap_or(Err(ProposeError::Stopping)) })
     }
 
     fn barrier(&self) -> ProposerFuture<Result<LogIndex, ProposeError>> {
@@ -310,6 +355,7 @@ impl Proposer for TestNode {
     }
 
     fn session(&self) -> Option<SessionId> {
-        Some(self.session)
+        let without = self.log.without_session.lock().unwrap();
+        (!without.contains(&self.node)).then_some(self.session)
     }
 }

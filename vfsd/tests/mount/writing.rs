@@ -1,13 +1,13 @@
 //! When what was written is published, and as what. Each test quotes the sentence of docs/SEMANTICS.md that it shows.
 
 use std::ffi::OsStr;
-use std::io::BufRead;
 use std::time::{Duration, Instant};
 
 use vfsd::fs::caller::Caller;
 use vfsd::fs::open_flags::OpenFlags;
 use vfsd::state_machine::ids::InodeNo;
 
+use crate::other_process::OtherProcess;
 use crate::{Cluster, run, run_with_shared_mapping};
 
 /// "Under `/mid` and `/ctx` a rewrite whose writer is ended by a signal publishes nothing."
@@ -107,35 +107,11 @@ fn a_plain_save_is_one_entry_and_the_close_of_an_append_is_another() {
 #[test]
 fn the_close_of_an_append_succeeds_without_a_majority() {
     let cluster = Cluster::start();
-    run(
-        &cluster,
-        r#"
-        cat > hold.py <<'PY'
-import os, sys
-fd = os.open(os.environ['A'] + '/mid/x', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-os.write(fd, b'text')
-print('written', flush=True)
-sys.stdin.read()
-os.close(fd)
-PY
-        "#,
-    );
-    let mut child = std::process::Command::new("python3")
-        .arg("hold.py")
-        .current_dir(cluster.folder.path())
-        .env("A", cluster.path(1, ""))
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    std::io::BufReader::new(child.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    assert_eq!(line, "written\n");
+    let flags = "os.O_WRONLY | os.O_CREAT | os.O_APPEND";
+    let mut writer = OtherProcess::with(&cluster.path(1, "mid/x"), flags);
+    assert_eq!(writer.call("os.write(f, b'text')"), 0);
     cluster.log.set_quorum(false);
-    drop(child.stdin.take());
-    assert!(child.wait().unwrap().success(), "close(2) failed");
+    assert_eq!(writer.call("os.close(f)"), 0);
 }
 
 /// "A `write` waits a second at most for contact with a majority and fails with EROFS then": a shell, which cannot see
@@ -335,29 +311,33 @@ PY
 fn a_close_that_cannot_be_committed_fails() {
     let cluster = Cluster::start();
     run(&cluster, "echo old > $A/mid/x");
-    let path = std::ffi::CString::new(
-        cluster
-            .path(1, "mid/x")
-            .into_os_string()
-            .into_encoded_bytes(),
-    );
-    let path = path.unwrap();
-    // SAFETY: the path is a valid C string.
-    let file = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_TRUNC) };
-    assert!(file >= 0);
-    // SAFETY: the buffer holds three bytes.
-    assert_eq!(unsafe { libc::write(file, c"new".as_ptr().cast(), 3) }, 3);
+    let flags = "os.O_WRONLY | os.O_TRUNC";
+    let mut writer = OtherProcess::with(&cluster.path(1, "mid/x"), flags);
+    assert_eq!(writer.call("os.write(f, b'new')"), 0);
     cluster.log.set_quorum(false);
-    // SAFETY: the descriptor is this test's own and is closed once.
-    let closed = unsafe { libc::close(file) };
-    let error = std::io::Error::last_os_error();
-    assert_eq!(closed, -1, "nobody was told that the save is not committed");
+    let closed = writer.call("os.close(f)");
     assert!(
-        matches!(error.raw_os_error(), Some(libc::EROFS | libc::EIO)),
-        "{error}"
+        matches!(closed, libc::EROFS | libc::EIO),
+        "nobody was told that the save is not committed: {closed}"
     );
     assert_eq!(run(&cluster, "cat $B/mid/x"), "old\n");
     cluster.log.set_quorum(true);
+}
+
+/// "A truncation without a write (`: > file`) is committed at the close": also one that was on its way with an append,
+/// and came back when that was refused.
+#[test]
+fn a_truncation_whose_append_was_refused_is_committed_by_the_close() {
+    let cluster = Cluster::start();
+    run(&cluster, "echo old > $A/x");
+    let flags = "os.O_WRONLY | os.O_APPEND | os.O_TRUNC";
+    let mut writer = OtherProcess::with(&cluster.path(1, "x"), flags);
+    cluster.log.set_quorum(false);
+    assert_eq!(writer.call("os.write(f, b'new')"), libc::EROFS);
+    cluster.log.set_quorum(true);
+    run(&cluster, "[ $(cat $B/x) = old ]");
+    assert_eq!(writer.call("os.close(f)"), 0);
+    run(&cluster, "[ -e $B/x -a ! -s $B/x ]");
 }
 
 /// "What a handle writes is ... committed ... at each write of an `O_SYNC` handle."

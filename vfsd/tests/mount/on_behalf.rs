@@ -1,0 +1,230 @@
+//! Commits that the writer does not make himself: by another's `fsync`, by a rename, by a timer, behind the last close,
+//! or after he was killed. What he has written is committed once or stays his; where it cannot be, that is named.
+//!
+//! Each test quotes the sentence of docs/SEMANTICS.md that it shows. Not here: commits of a writer's own calls
+//! (`writing.rs`).
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use vfsd::fs::caller::Caller;
+use vfsd::fs::open_flags::OpenFlags;
+use vfsd::state_machine::ids::HandleId;
+
+use crate::other_process::OtherProcess;
+use crate::shared_log::SharedLog;
+use crate::{Cluster, run, until};
+
+const ROOT: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    tid: 0,
+};
+/// The node of the tree's root directory.
+const TOP: u64 = 1;
+
+/// Opens `name`, an entry of the root, on the first node by a program whose every call is `ROOT`'s. The other node has
+/// made it: the last close of a shell of this node could still be under way, and commits what it finds.
+fn open_on_first(cluster: &Cluster, name: &str) -> HandleId {
+    let fs = &cluster.filesystems[0];
+    let node = fs.lookup(TOP, OsStr::new(name)).unwrap().node;
+    let flags = OpenFlags {
+        read: true,
+        write: true,
+        ..OpenFlags::default()
+    };
+    fs.open(ROOT, node, flags).unwrap()
+}
+
+fn is_read_only(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EROFS)
+}
+
+fn text(path: &Path) -> String {
+    fs::read_to_string(path).unwrap()
+}
+
+/// "What cannot be committed on behalf of others stays theirs."
+#[test]
+fn a_foreign_fsync_that_fails_leaves_the_writer_its_bytes() {
+    let cluster = Cluster::start();
+    run(&cluster, "printf old > $A/x");
+    let [here, there] = [1, 2].map(|node| cluster.path(node, "x"));
+    let mut writer = OtherProcess::with(&here, "os.O_RDWR");
+    assert_eq!(writer.call("os.write(f, b'new')"), 0);
+    let other = File::open(&here).unwrap();
+    cluster.log.set_quorum(false);
+    let error = other.sync_all().unwrap_err();
+    assert!(is_read_only(&error), "{error}");
+    assert_eq!(text(&here), "new", "processes of its node see it still");
+    cluster.log.set_quorum(true);
+    assert_eq!(text(&there), "old");
+    assert_eq!(writer.call("os.close(f)"), 0);
+    assert_eq!(text(&there), "new");
+}
+
+/// "`fsync` commits ... what other handles have unless they rewrite the file: half of such a save is nobody's to
+/// publish."
+#[test]
+fn a_foreign_fsync_publishes_no_half_save() {
+    let cluster = Cluster::start();
+    run(&cluster, "printf old > $A/x; printf old > $A/y");
+    let [here, there] = [1, 2].map(|node| cluster.path(node, "x"));
+    let mut writer = OtherProcess::with(&here, "os.O_WRONLY | os.O_TRUNC");
+    assert_eq!(writer.call("os.write(f, b'half ')"), 0);
+    File::open(&here).unwrap().sync_all().unwrap();
+    assert_eq!(text(&there), "old");
+    assert_eq!(writer.call("os.write(f, b'and whole')"), 0);
+    assert_eq!(writer.call("os.close(f)"), 0);
+    assert_eq!(text(&there), "half and whole");
+    // One that changes a part of the file has no halves.
+    let [here, there] = [1, 2].map(|node| cluster.path(node, "y"));
+    let mut writer = OtherProcess::with(&here, "os.O_WRONLY");
+    assert_eq!(writer.call("os.write(f, b'new')"), 0);
+    File::open(&here).unwrap().sync_all().unwrap();
+    assert_eq!(text(&there), "new");
+}
+
+/// "Stores through a shared mapping are committed by `msync`, `fsync`, a close, or a second after the kernel has
+/// written them back": what could not be committed then is still there for a close.
+#[test]
+fn stores_that_the_timer_could_not_commit_go_with_the_next_flush() {
+    let cluster = Cluster::start();
+    run(&cluster, "printf old > $B/x");
+    let fs = &cluster.filesystems[0];
+    let handle = open_on_first(&cluster, "x");
+    fs.write_buffered(handle, 0, b"new", true).unwrap();
+    cluster.log.set_quorum(false);
+    until("the timer commits", || cluster.log.refused() > 0);
+    cluster.log.set_quorum(true);
+    assert_eq!(text(&cluster.path(2, "x")), "old");
+    fs.runtime().block_on(fs.flush(ROOT, handle)).unwrap();
+    assert_eq!(text(&cluster.path(2, "x")), "new");
+    fs.release(handle);
+}
+
+/// "What cannot be committed on behalf of others stays theirs": the bytes that a rename would have carried, and those
+/// that it would have committed before.
+#[test]
+fn a_rename_that_fails_leaves_the_writers_their_bytes() {
+    let cluster = Cluster::start();
+    run(&cluster, "printf '....' > $A/x");
+    let [from, to] = ["x", "y"].map(|name| cluster.path(1, name));
+    let mut writers = [(); 2].map(|()| OtherProcess::with(&from, "os.O_WRONLY"));
+    for (writer, offset) in writers.iter_mut().zip([0, 2]) {
+        assert_eq!(writer.call(&format!("os.pwrite(f, b'12', {offset})")), 0);
+        for call in [fs::rename, fs::hard_link] {
+            // A call that finds no majority when it comes takes nothing at all.
+            let lost = |log: &SharedLog| log.set_quorum(false);
+            cluster.log.before_the_next_of(1, lost);
+            let error = call(&from, &to).unwrap_err();
+            assert!(is_read_only(&error), "{error}");
+            cluster.log.set_quorum(true);
+        }
+    }
+    assert_eq!(text(&cluster.path(2, "x")), "....");
+    assert_eq!(text(&from), "1212");
+    for mut writer in writers {
+        assert_eq!(writer.call("os.close(f)"), 0);
+    }
+    assert_eq!(text(&cluster.path(2, "x")), "1212");
+}
+
+/// "A commit goes on when its caller is killed", and readers of its node see what it comes to.
+#[test]
+fn a_save_whose_writer_is_killed_while_it_is_committed_is_not_lost() {
+    let cluster = Cluster::start();
+    run(&cluster, "printf old > $A/x");
+    let here = cluster.path(1, "x");
+    let mut writer = OtherProcess::with(&here, "os.O_WRONLY | os.O_TRUNC");
+    assert_eq!(writer.call("os.write(f, b'new')"), 0);
+    let reader = File::open(&here).unwrap();
+    cluster.log.stall();
+    writer.begin("os.close(f)");
+    until("close(2) commits", || cluster.log.has_stalled());
+    writer.kill();
+    writer.wait();
+    cluster.log.resume();
+    let there = cluster.path(2, "x");
+    until("it is committed", || text(&there) == "new");
+    let mut seen = [0; 8];
+    let len = reader.read_at(&mut seen, 0).unwrap();
+    assert_eq!(&seen[..len], b"new");
+    assert_eq!(text(&cluster.path(1, ".vfs/now/x")), "new");
+}
+
+/// "A commit goes on when its caller is killed": a wish that its writer has asked to be committed is whole.
+#[test]
+fn a_wish_whose_writer_is_killed_in_an_fsync_is_published() {
+    let cluster = Cluster::start();
+    run(&cluster, "printf old > $A/mid/x");
+    let mut writer = OtherProcess::with(&cluster.path(1, "mid/x"), "os.O_WRONLY | os.O_TRUNC");
+    assert_eq!(writer.call("os.write(f, b'new')"), 0);
+    cluster.log.stall();
+    writer.begin("os.fsync(f)");
+    until("fsync(2) commits", || cluster.log.has_stalled());
+    writer.kill();
+    // Without a memory map it has left the call. Its files are closed after that, which waits for the commit.
+    let status = format!("/proc/{}/status", writer.id());
+    until("fsync(2) returns", || {
+        !text(Path::new(&status)).contains("VmSize:")
+    });
+    cluster.log.resume();
+    writer.wait();
+    let there = cluster.path(2, "mid/x");
+    until("it is published", || text(&there) == "new");
+}
+
+/// What `status.json` of the first node says of saves that nobody waits for.
+fn unsaved(cluster: &Cluster) -> [Vec<String>; 2] {
+    let status = fs::read(cluster.path(1, ".vfs/status.json")).unwrap();
+    let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
+    ["pending", "dropped"].map(|field| serde_json::from_value(status[field].clone()).unwrap())
+}
+
+fn until_only_dropped(cluster: &Cluster, path: &str) {
+    until("it is dropped", || {
+        let [pending, dropped] = unsaved(cluster);
+        pending.is_empty() && dropped.iter().any(|line| line.starts_with(path))
+    });
+}
+
+/// A child of a shell that has `$A/PATH` open writes "new" and is the last to close it, once a line comes by `go`.
+fn child_writes_last(cluster: &Cluster, path: &str) {
+    let script = r#"
+        rm -f go; mkfifo go
+        (exec 3<>$A/PATH; (read -r line < go; echo new >&3) > /dev/null 2>&1 & )
+    "#;
+    run(cluster, &script.replace("PATH", path));
+}
+
+/// "One that is given up is named there too (`dropped`)": one that the log refuses, and one of a session that is over,
+/// cannot succeed later.
+#[test]
+fn a_last_close_that_is_refused_is_named_as_dropped_and_not_tried_again() {
+    let cluster = Cluster::start();
+    run(&cluster, "mkdir $A/run/d; echo old > $A/run/d/x");
+    child_writes_last(&cluster, "run/d/x");
+    run(
+        &cluster,
+        "mkdir $B/lk/job; setfattr -n user.lk.guard -v lk/job $B/run/d; echo > go",
+    );
+    until_only_dropped(&cluster, "/run/d/x: ");
+    run(
+        &cluster,
+        r#"
+        [ $(cat $A/run/d/x) = old ]; [ $(cat $B/run/d/x) = old ]
+        mkdir $A/lk/own $A/run/g; echo old > $A/run/g/x; setfattr -n user.lk.guard -v lk/own $A/run/g
+        "#,
+    );
+    child_writes_last(&cluster, "run/g/x");
+    cluster.log.end_session(1);
+    run(&cluster, "echo > go");
+    until_only_dropped(&cluster, "/run/g/x: ");
+    run(
+        &cluster,
+        "[ $(cat $A/run/g/x) = old ]; [ $(cat $B/run/g/x) = old ]",
+    );
+}
