@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use vfsd::state_machine::command::{Command, Create, NodeKind, Remove};
+use vfsd::state_machine::command::{Command, Create, Mkdir, NodeKind, Remove};
 use vfsd::state_machine::ids::InodeNo;
 
 use crate::shared_log::SharedLog;
@@ -44,6 +44,24 @@ fn replace(log: &SharedLog, parent: InodeNo, name: &str, uid: u32) {
         handle: None,
     };
     log.change(Command::Create(create)).outcome.unwrap();
+}
+
+/// Another node removes an empty directory and makes it anew as one of user `uid`.
+fn replace_directory(log: &SharedLog, parent: InodeNo, name: &str, uid: u32) {
+    let name = name.as_bytes().to_vec();
+    let remove = Remove {
+        parent,
+        name: name.clone(),
+    };
+    log.change(Command::Rmdir(remove)).outcome.unwrap();
+    let mkdir = Mkdir {
+        parent,
+        name,
+        mode: 0o700,
+        uid,
+        gid: uid,
+    };
+    log.change(Command::Mkdir(mkdir)).outcome.unwrap();
 }
 
 /// As user 1000 in the directory, with what another node does before the call is proposed.
@@ -108,4 +126,49 @@ fn a_name_that_stays_the_users_own_is_taken_away_whoever_was_quicker() {
     let change = move |log: &SharedLog| replace(log, open, "x", 7);
     cluster.log.before_the_next_of(1, change);
     run(&cluster, "rm $A/open/x; [ ! -e $B/open/x ]");
+}
+
+/// As files: the directory that `rmdir` takes away is the one that the kernel has looked at.
+#[test]
+fn a_directory_that_another_node_has_given_to_another_user_is_not_removed() {
+    let (cluster, open) = with_sticky_directory();
+    let change = move |log: &SharedLog| replace_directory(log, open, "d", 0);
+    cluster.log.before_the_next_of(1, change);
+    as_user(
+        &cluster,
+        None,
+        &format!("{REFUSED}refused(os.rmdir, \"d\")"),
+    );
+    run(&cluster, "[ \"$(stat -c %u $B/open/d)\" = 0 ]");
+}
+
+/// "So is a directory moved into another one" (docs/SEMANTICS.md): its `..` changes, so its own mode counts, in a
+/// directory without the sticky bit too. Under a new name in the same directory nothing of it changes.
+#[test]
+fn a_directory_of_another_user_that_another_node_has_put_there_is_not_moved_into_another_one() {
+    let (cluster, _) = with_sticky_directory();
+    run(
+        &cluster,
+        "mkdir -m 777 $A/free; cd $A/free; mkdir -m 777 d to; chown 1000:1000 d",
+    );
+    let free = cluster.log.state().tree().resolve("free").unwrap();
+    let change = move |log: &SharedLog| replace_directory(log, free, "d", 0);
+    cluster.log.before_the_next_of(1, change);
+    let script = "os.chdir(\"../free\"); refused(os.rename, \"d\", \"to/d\")";
+    as_user(&cluster, None, &format!("{REFUSED}{script}"));
+    run(
+        &cluster,
+        "[ \"$(stat -c %u $B/free/d)\" = 0 ]; [ ! -e $B/free/to/d ]",
+    );
+    run(
+        &cluster,
+        "rmdir $A/free/d; mkdir $A/free/d; chown 1000 $A/free/d",
+    );
+    cluster.log.before_the_next_of(1, change);
+    as_user(
+        &cluster,
+        None,
+        "os.chdir(\"../free\"); os.rename(\"d\", \"e\")",
+    );
+    run(&cluster, "[ \"$(stat -c %u $B/free/e)\" = 0 ]");
 }

@@ -109,6 +109,8 @@ impl Future for Waiting {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
     use crate::state_machine::command::Author;
     use crate::state_machine::ids::{LogIndex, NodeId};
@@ -151,6 +153,22 @@ mod tests {
         assert!(waiting.give_up().is_none(), "there was no answer yet");
         assert!(!waiter.is_there());
         assert!(waiter.answer(COMMITTED, entry()).is_err());
+    }
+
+    #[test]
+    fn a_snapshot_answers_whose_number_it_has() {
+        let waiters = Waiters::default();
+        let [later, gone]: [ProposalId; 2] = [3, 4].map(|number| (SessionId(1), RequestNo(number)));
+        let (first, second) = (waiters.wait_for(ID), waiters.wait_for(later));
+        drop(waiters.wait_for(gone));
+        waiters.complete_from(|id| (id != later).then_some(COMMITTED));
+        let answer = first.now_or_never().flatten();
+        assert_eq!(answer.map(|answer| answer.index), Some(LogIndex(7)));
+        assert!(waiters.take(ID).is_none() && waiters.take(gone).is_none());
+        let waiter = waiters.take(later).unwrap();
+        assert!(waiter.is_there(), "its entry is still to come");
+        waiter.answer(COMMITTED, entry()).unwrap();
+        assert!(second.now_or_never().flatten().is_some());
     }
 
     #[tokio::test]
