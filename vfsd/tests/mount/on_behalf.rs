@@ -8,9 +8,12 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 
 use vfsd::fs::caller::Caller;
 use vfsd::fs::open_flags::OpenFlags;
+use vfsd::state_machine::command::RenameMode;
 use vfsd::state_machine::ids::HandleId;
 
 use crate::other_process::OtherProcess;
@@ -227,4 +230,67 @@ fn a_last_close_that_is_refused_is_named_as_dropped_and_not_tried_again() {
         &cluster,
         "[ $(cat $A/run/g/x) = old ]; [ $(cat $B/run/g/x) = old ]",
     );
+}
+
+/// The first steps of a call.
+fn begin<T>(cluster: &Cluster, call: &mut Pin<Box<impl Future<Output = T>>>) -> Poll<T> {
+    let _inside = cluster.filesystems[0].runtime().enter();
+    call.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// "`rename` and `link` carry the file's uncommitted bytes in the same entry: the new name never shows less than was
+/// written": also while those bytes are on their way into the log, and when they have come back.
+#[test]
+fn a_rename_right_after_the_last_close_carries_what_it_left() {
+    for comes_back in [false, true] {
+        let cluster = Cluster::start();
+        run(&cluster, "printf old > $B/x");
+        let fs = &cluster.filesystems[0];
+        let handle = open_on_first(&cluster, "x");
+        fs.write_buffered(handle, 0, b"new", false).unwrap();
+        if comes_back {
+            cluster.log.set_quorum(false);
+            fs.release(handle);
+            until("it is refused", || cluster.log.refused() > 0);
+            cluster.log.set_quorum(true);
+            cluster.log.stall();
+        } else {
+            cluster.log.stall();
+            fs.release(handle);
+            until("it is proposed", || cluster.log.has_stalled());
+        }
+        let (x, y) = (OsStr::new("x"), OsStr::new("y"));
+        let mut rename = Box::pin(fs.rename(ROOT, (TOP, x), (TOP, y), RenameMode::Replace));
+        assert!(begin(&cluster, &mut rename).is_pending());
+        cluster.log.commit_newest();
+        let there = cluster.path(2, "y");
+        assert!(
+            !there.exists() || text(&there) == "new",
+            "the new name shows less than was written"
+        );
+        cluster.log.resume();
+        fs.runtime().block_on(rename).unwrap();
+        assert_eq!(text(&there), "new");
+    }
+}
+
+/// "`fsync` commits what its handle ... and what other handles have": what is on its way into the log already is not
+/// committed yet.
+#[test]
+fn a_foreign_fsync_waits_for_the_save_that_is_under_way() {
+    let cluster = Cluster::start();
+    run(&cluster, "printf old > $B/x");
+    let fs = &cluster.filesystems[0];
+    let [writer, other] = [(); 2].map(|()| open_on_first(&cluster, "x"));
+    fs.write_buffered(writer, 0, b"new", false).unwrap();
+    cluster.log.stall();
+    fs.release(writer);
+    until("it is proposed", || cluster.log.has_stalled());
+    let mut sync = Box::pin(fs.sync(other));
+    let begun = begin(&cluster, &mut sync);
+    assert!(begun.is_pending(), "{begun:?} before it is committed");
+    cluster.log.resume();
+    fs.runtime().block_on(sync).unwrap();
+    assert_eq!(text(&cluster.path(2, "x")), "new");
+    fs.release(other);
 }

@@ -92,6 +92,12 @@ impl SharedLog {
         stalled.as_ref().is_some_and(|stalled| !stalled.is_empty())
     }
 
+    /// Commits the newest of those that stall: nothing promises that they are in the log as they were proposed.
+    pub fn commit_newest(&self) {
+        let newest = || self.stalled.lock().unwrap().as_mut().and_then(Vec::pop);
+        while newest().is_some_and(|commit| !commit()) {}
+    }
+
     /// Proposals are answered again: first those that have stalled, the newest before the others.
     pub fn resume(&self) {
         let stalled = self.stalled.lock().unwrap().take();

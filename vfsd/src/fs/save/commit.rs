@@ -134,7 +134,7 @@ impl FileSystem {
     }
 
     /// `fsync(2)`: commits what the file has pending, but for saves of other handles that rewrite it: half of such a
-    /// save is nobody's to publish. What cannot be committed for others stays theirs.
+    /// save is nobody's to publish. What cannot be committed for others stays theirs. A commit under way is waited for.
     ///
     /// # Errors
     /// As the commits.
@@ -143,8 +143,7 @@ impl FileSystem {
             return Ok(());
         };
         let (open, own) = (&handle.inode, handle.source().0);
-        let sources = open.state.lock().sources();
-        for source in sources {
+        for source in self.sources_once_settled(open).await {
             let replaces = |source| {
                 let mut state = open.state.lock();
                 state.pending(source).is_some_and(|p| p.dirty.replaces())
@@ -313,6 +312,16 @@ impl FileSystem {
         Ok(())
     }
 
+    /// Whoever has something to commit, once the commit under way has ended: its bytes are in the log then, or they
+    /// have come back. Whoever did not wait for them would overtake them.
+    async fn sources_once_settled(&self, open: &OpenInode) -> Vec<Source> {
+        if !open.state.lock().is_dirty() {
+            return Vec::new();
+        }
+        let _turn = open.committing.lock().await;
+        open.state.lock().sources()
+    }
+
     /// Takes an inode's uncommitted bytes for an entry that changes its name. Several handles' bytes cannot be told
     /// apart in one entry: all but the last handle's are committed first.
     pub(in crate::fs) async fn take_for_entry(
@@ -322,7 +331,7 @@ impl FileSystem {
         let Some(open) = self.handles.opened(inode) else {
             return Ok((None, None));
         };
-        let mut sources = open.state.lock().sources();
+        let mut sources = self.sources_once_settled(&open).await;
         let Some(last) = sources.pop() else {
             return Ok((None, None));
         };
