@@ -3,10 +3,11 @@
 //! Invariant: what is published changes only when the answer changes, so a waiter wakes once. Not here: electing a
 //! leader; this only watches.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use crate::clock;
 use crate::limits::{CONTACT_FRESH_MAX, CONTACT_WAIT_MAX, QUORUM_SILENCE_MAX};
@@ -200,6 +201,42 @@ impl QuorumWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MOMENT: Duration = Duration::from_millis(1);
+
+    /// How long a wait for contact takes, and what comes of it.
+    async fn waited(watch: &QuorumWatch) -> (Duration, Result<(), String>) {
+        let begun = Instant::now();
+        let contact = watch.wait_for_contact().await;
+        (begun.elapsed(), contact)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn contact_is_fresh_for_its_time_and_waited_for_a_second() {
+        let watch = QuorumWatch::default();
+        let in_vain = CONTACT_WAIT_MAX..=CONTACT_WAIT_MAX + MOMENT;
+        let (took, refused) = waited(&watch).await;
+        assert!(in_vain.contains(&took), "{took:?}");
+        assert!(refused.unwrap_err().contains("has just started"));
+        watch.leader_heard(true);
+        assert_eq!(waited(&watch).await, (Duration::ZERO, Ok(())));
+        tokio::time::advance(CONTACT_FRESH_MAX).await;
+        assert!(watch.is_in_contact());
+        tokio::time::advance(MOMENT).await;
+        assert!(!watch.is_in_contact());
+        // A leader without a majority is none.
+        watch.leader_heard(false);
+        let (took, refused) = waited(&watch).await;
+        assert!(in_vain.contains(&took), "{took:?}");
+        assert!(refused.unwrap_err().contains("no majority was heard of"));
+        let late = async {
+            tokio::time::advance(CONTACT_WAIT_MAX / 2).await;
+            watch.leader_heard(true);
+        };
+        let ((took, contact), ()) = tokio::join!(waited(&watch), late);
+        assert_eq!(contact, Ok(()));
+        assert!(took < CONTACT_WAIT_MAX / 2 + 2 * MOMENT, "{took:?}");
+    }
 
     #[test]
     fn a_leader_without_majority_is_no_quorum() {
