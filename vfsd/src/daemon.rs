@@ -4,6 +4,7 @@
 //! admin socket, leadership, consensus, log. The watchdog is fed only while the consensus loop answers, and the kernel
 //! is answered.
 
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
@@ -82,9 +83,7 @@ pub async fn run(paths: DaemonPaths) -> anyhow::Result<()> {
         .mode(0o700)
         .create(&paths.runtime_dir)
         .with_context(|| format!("cannot create {}", paths.runtime_dir.display()))?;
-    if let Ok(why) = std::fs::read_to_string(data.differs_file()) {
-        bail!("{}", why.trim_end());
-    }
+    check_fit(&data)?;
     let settings = node_settings(
         &data,
         &config,
@@ -180,10 +179,23 @@ async fn wait_for_end(
         reason = node.failed() => End::Failed(format!("consensus has stopped: {reason}")),
         reason = node.unfit() => {
             // It must not come back by itself: what it would serve, or vote for, is not what the others know.
-            atomic_file::write(&data.differs_file(), reason.as_bytes(), 0o600)?;
+            let written = atomic_file::write(&data.differs_file(), reason.as_bytes(), 0o600);
+            written.with_context(|| reason.clone())?;
             End::Failed(reason)
         }
     })
+}
+
+/// A member that was found unfit does not start again, whatever its service manager does.
+fn check_fit(data: &DataDir) -> anyhow::Result<()> {
+    let path = data.differs_file();
+    match std::fs::read_to_string(&path) {
+        Ok(why) => bail!("{}", why.trim_end()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => {
+            Err(error).with_context(|| format!("cannot read why not to start: {}", path.display()))
+        }
+    }
 }
 
 /// Opens the data directory; a daemon that was just killed may need a moment until the kernel has taken it apart.
@@ -287,5 +299,56 @@ async fn feed_watchdog(node: Arc<Node>, served: Arc<OnceLock<Arc<AtomicBool>>>) 
             notify(&[NotifyState::Watchdog]);
         }
         tokio::time::sleep(period / 4).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consensus::lone_member_test::{found, start};
+
+    const LONG: std::time::Duration = std::time::Duration::from_secs(60);
+
+    fn signals() -> [Signal; 2] {
+        [SignalKind::user_defined1(), SignalKind::user_defined2()].map(|kind| signal(kind).unwrap())
+    }
+
+    /// What the daemon of the member that was founded in `root` says when it is started. Nothing can be mounted below
+    /// a file: one that goes on fails by that.
+    async fn refusal_in(root: &Path) -> String {
+        let paths = DaemonPaths {
+            data_dir: root.join("data"),
+            runtime_dir: root.join("run"),
+            mount: root.join("data/config.toml/mount"),
+        };
+        let ran = tokio::time::timeout(LONG, run(paths)).await;
+        format!("{:#}", ran.expect("it goes on").unwrap_err())
+    }
+
+    #[tokio::test]
+    async fn a_member_that_was_found_unfit_does_not_start_again() {
+        let temp = tempfile::tempdir().unwrap();
+        let why = "this node has other states than the others; run: vfsd rejoin";
+        let data = found(temp.path());
+        let node = start(temp.path(), &data).await;
+        node.core().unfit.declare(why.into());
+        let ended = wait_for_end(&node, &data, signals());
+        let ended = tokio::time::timeout(LONG, ended).await.unwrap().unwrap();
+        assert!(matches!(ended, End::Failed(reason) if reason == why));
+        node.stop().await;
+        drop(data);
+        assert_eq!(refusal_in(temp.path()).await, why);
+    }
+
+    /// Whatever hides the reason, there is one.
+    #[tokio::test]
+    async fn a_member_whose_reason_not_to_start_cannot_be_read_does_not_start() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::create_dir(found(temp.path()).differs_file()).unwrap();
+        let refused = refusal_in(temp.path()).await;
+        assert!(
+            refused.contains("cannot read why not to start"),
+            "{refused}"
+        );
     }
 }

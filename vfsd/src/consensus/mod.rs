@@ -6,6 +6,8 @@ pub mod beat;
 pub mod cluster;
 pub mod core;
 pub mod leader_link;
+#[cfg(test)]
+pub(crate) mod lone_member_test;
 pub mod node;
 pub mod permissions;
 pub mod proposals;
