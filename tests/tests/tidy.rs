@@ -5,6 +5,8 @@
 
 #[path = "tidy/cycles.rs"]
 mod cycles;
+#[path = "tidy/formats.rs"]
+mod formats;
 
 use std::collections::BTreeSet;
 

@@ -629,3 +629,29 @@ mod serde_bytes_vec {
         deserializer.deserialize_bytes(Bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_of_an_unknown_version_is_refused_with_both_numbers() {
+        let whole = Entry::new(Author::default(), Command::Nothing).encode();
+        assert!(Entry::decode(&whole).is_ok());
+        for unknown in [ENTRY_VERSION - 1, ENTRY_VERSION + 1] {
+            let mut bytes = whole.clone();
+            bytes[0] = unknown;
+            // Behind the number, another version's bytes need not be readable.
+            for bytes in [&bytes[..], &[unknown]] {
+                let refused = Entry::decode(bytes).unwrap_err();
+                assert!(matches!(refused, EntryError::Version(found) if found == unknown));
+                let said = refused.to_string();
+                let known = format!("knows {ENTRY_VERSION}");
+                assert!(
+                    said.contains(&format!("format {unknown} ")) && said.contains(&known),
+                    "{said}"
+                );
+            }
+        }
+    }
+}

@@ -88,6 +88,15 @@ impl Record<'_> {
     }
 }
 
+/// The version of the records of a segment whose first frame has `body`, if it begins with a checkpoint.
+pub(super) fn version_of_segment(body: &[u8]) -> Option<u8> {
+    // Kind and version are the first two bytes in every version.
+    match body {
+        [0, version, ..] => Some(*version),
+        _ => None,
+    }
+}
+
 /// Takes the first record off `body`.
 pub(super) fn decode_first(body: &[u8]) -> Result<(Record<'_>, &[u8]), postcard::Error> {
     postcard::take_from_bytes(body)

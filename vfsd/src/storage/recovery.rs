@@ -189,9 +189,24 @@ impl SegmentReader<'_> {
         }
     }
 
+    /// Before anything else is read: what a later version writes need not be readable, and is no damage.
+    fn check_version(&self, body: &[u8]) -> Result<(), StorageError> {
+        match record::version_of_segment(body) {
+            Some(version) if version != RECORD_VERSION => Err(StorageError::Format {
+                path: self.path.clone(),
+                found: format!("log records {version}"),
+                known: format!("log records {RECORD_VERSION}"),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     fn replay(&mut self, bytes: &[u8], body: &[u8], frame_at: usize) -> Result<(), StorageError> {
         let mut rest = body;
         let mut is_first_record = frame_at == 0;
+        if is_first_record {
+            self.check_version(body)?;
+        }
         while !rest.is_empty() {
             let (record, tail) = record::decode_first(rest).map_err(|error| {
                 self.corrupt(frame_at, format!("a record cannot be decoded: {error}"))
@@ -253,13 +268,6 @@ impl SegmentReader<'_> {
     }
 
     fn adopt(&mut self, checkpoint: Checkpoint, frame_at: usize) -> Result<(), StorageError> {
-        if checkpoint.version != RECORD_VERSION {
-            let reason = format!(
-                "its records have version {}, known is {RECORD_VERSION}",
-                checkpoint.version
-            );
-            return Err(self.corrupt(frame_at, reason));
-        }
         let index = &mut self.found.index;
         if self.found.segments.is_empty() {
             index.vote = checkpoint.vote;

@@ -463,6 +463,22 @@ fn a_failure_of_what_nobody_waits_for_is_told_all_the_same() {
     });
 }
 
+/// A member that starts alone shows what it knew to be committed: without another write nothing else makes it durable.
+#[test]
+fn an_idle_log_makes_its_mark_durable_within_a_second() {
+    runtime().block_on(async {
+        let disk = new_log();
+        let log = open(&disk);
+        append(&log, entries(1, 0..3, 10)).await.unwrap();
+        let mark = Some(Position { term: 1, index: 2 });
+        log.note_committed(mark);
+        sleep(COMMITTED_MARK_EVERY + Duration::from_millis(10)).await;
+        disk.take_down();
+        assert_eq!(open(&disk.after_power_cut()).committed(), mark);
+    });
+    assert!(COMMITTED_MARK_EVERY <= Duration::from_secs(1));
+}
+
 #[test]
 fn how_long_the_disk_is_busy_counts_from_the_batch_that_hangs() {
     runtime().block_on(async {

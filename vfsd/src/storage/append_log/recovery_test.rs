@@ -167,6 +167,32 @@ fn a_flipped_bit_in_the_middle_is_refused_with_file_and_offset() {
     }
 }
 
+/// It is no damage: `vfsd rejoin` would throw away what the right build reads.
+#[test]
+fn records_of_an_unknown_version_are_refused_by_number_and_stay_as_they_are() {
+    use super::super::frame;
+    use super::super::record::RECORD_VERSION;
+    for unknown in [RECORD_VERSION - 1, RECORD_VERSION + 1] {
+        let fixture = Fixture::new();
+        // As that version may write it: behind the number nothing needs to be readable.
+        let mut first = frame::begin();
+        first.extend([0, unknown, 0xff, 0xff]);
+        frame::seal(&mut first, 1, 0);
+        let path = fixture.segment(1);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[..first.len()].copy_from_slice(&first);
+        fs::write(&path, &bytes).unwrap();
+        let refused = fixture.open().unwrap_err();
+        assert!(matches!(refused, StorageError::Format { .. }), "{refused}");
+        let said = refused.to_string();
+        let found = format!("log records {unknown}");
+        let known = format!("log records {RECORD_VERSION}");
+        assert!(said.contains(&found) && said.contains(&known), "{said}");
+        assert!(!said.contains("rejoin"), "{said}");
+        assert_eq!(fs::read(&path).unwrap(), bytes);
+    }
+}
+
 #[test]
 fn purged_segments_are_deleted_and_the_rest_recovers() {
     let fixture = Fixture::new();
