@@ -516,6 +516,24 @@ impl Namespace {
         self
     }
 
+    /// As if its contents took so much.
+    #[cfg(test)]
+    pub(super) fn counting_content(mut self, stored_bytes: u64) -> Self {
+        self.stored_bytes = stored_bytes;
+        self
+    }
+
+    /// With so many inodes; those that are not there yet are one, far behind the others.
+    #[cfg(test)]
+    pub(super) fn crowded(mut self, inodes: u64) -> Self {
+        let one = Arc::clone(&self.inodes[&LK_DSM]);
+        let more = inodes - self.inode_count();
+        let numbers = (1 << 40..).take(usize::try_from(more).expect("it is a few millions"));
+        self.inodes
+            .extend(numbers.map(|number| (InodeNo(number), Arc::clone(&one))));
+        self
+    }
+
     fn raise(&mut self, changed: InodeNo, touch: &Touch) {
         self.tree_revisions
             .raise(&self.inodes, changed, touch.revision);

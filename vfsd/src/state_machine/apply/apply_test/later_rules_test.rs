@@ -1,7 +1,8 @@
 //! Rules that came with a later level: each on its allowed and its refused side, and as it was before.
 
 use super::*;
-use crate::limits::TREE_DETAIL_BYTES_MAX;
+use crate::limits::{TREE_BYTES_MAX, TREE_DETAIL_BYTES_MAX, TREE_INODES_MAX};
+use crate::state_machine::namespace::Namespace;
 
 /// The level before the rules of this file.
 const BEFORE: Level = Level(1);
@@ -159,6 +160,60 @@ fn a_lock_gets_no_second_name_outside_either() {
     }
 }
 
+impl World {
+    /// With a tree of which something is counted that is not there.
+    fn with(mut self, counted: impl FnOnce(Namespace) -> Namespace) -> Self {
+        self.state.tree = counted(self.state.tree().clone());
+        self
+    }
+
+    /// As `run`, without a look at the sums.
+    fn run_uncounted(&mut self, caller: Caller, command: Command) -> Outcome {
+        let entry = self.entry(Some(caller), command);
+        self.next_request = self.next_request.next();
+        let index = LogIndex(self.state.applied().0 + 1);
+        self.state.apply(index, &entry).outcome
+    }
+}
+
+/// "contents 4 GiB (ENOSPC)": what takes less, or no more, is let through, or nobody could make room.
+#[test]
+fn what_the_contents_take_has_a_maximum() {
+    let mut world = World::new();
+    let a = world.join(1);
+    let full = made(world.run(a, file(MID, "full", true, None)));
+    let empty = made(world.run(a, file(MID, "empty", true, None)));
+    world.run(a, save(full, "four")).unwrap();
+    let mut world = world.with(|tree| tree.counting_content(TREE_BYTES_MAX));
+    let refused = Err(FsError::NoSpace);
+    assert_eq!(world.run_uncounted(a, save(empty, "x")), refused);
+    assert_eq!(world.run_uncounted(a, save(full, "fours")), refused);
+    assert_eq!(world.run_uncounted(a, save(full, "five")), Ok(Done::Unit));
+    assert_eq!(world.run_uncounted(a, save(full, "one")), Ok(Done::Unit));
+    assert_eq!(world.run_uncounted(a, save(empty, "xx")), refused);
+    assert_eq!(world.run_uncounted(a, save(empty, "x")), Ok(Done::Unit));
+    assert_eq!(world.run_uncounted(a, save(full, "four")), refused);
+    assert_eq!(world.run_uncounted(a, unlink(MID, "empty")), Ok(Done::Unit));
+    assert_eq!(world.run_uncounted(a, save(full, "four")), Ok(Done::Unit));
+}
+
+/// "two million names (ENOSPC)".
+#[test]
+fn inodes_have_a_maximum() {
+    let mut world = World::new();
+    let a = world.join(1);
+    made(world.run(a, file(MID, "x", true, None)));
+    let mut world = world.with(|tree| tree.crowded(TREE_INODES_MAX));
+    let refused = Err(FsError::NoSpace);
+    assert_eq!(world.run_uncounted(a, file(MID, "y", true, None)), refused);
+    assert_eq!(world.run_uncounted(a, dir(LK, "job")), refused);
+    let moved = rename(MID, "x", RUN, "z", RenameMode::Replace);
+    assert_eq!(world.run_uncounted(a, moved), Ok(Done::Unit));
+    assert_eq!(world.run_uncounted(a, unlink(RUN, "z")), Ok(Done::Unit));
+    made(world.run_uncounted(a, file(MID, "y", true, None)));
+    assert_eq!(world.run_uncounted(a, file(MID, "z", true, None)), refused);
+}
+
 /// "names, attributes ... (ENOSPC)": whatever makes more of them is refused at the maximum, what makes less is not.
 #[test]
 fn what_describes_the_tree_has_a_maximum() {
@@ -166,19 +221,8 @@ fn what_describes_the_tree_has_a_maximum() {
     let a = world.join(1);
     let inode = made(world.run(a, file(MID, "x", true, None)));
     world.run(a, xattr(inode, "user.note", "four")).unwrap();
-    let mut world = World {
-        state: StateMachine {
-            tree: world.state.tree().clone().counting(TREE_DETAIL_BYTES_MAX),
-            ..world.state
-        },
-        ..world
-    };
-    let mut run = |command| {
-        let entry = world.entry(Some(a), command);
-        world.next_request = world.next_request.next();
-        let index = LogIndex(world.state.applied().0 + 1);
-        world.state.apply(index, &entry).outcome
-    };
+    let mut world = world.with(|tree| tree.counting(TREE_DETAIL_BYTES_MAX));
+    let mut run = |command| world.run_uncounted(a, command);
     let refused = Err(FsError::NoSpace);
     assert_eq!(run(file(MID, "y", true, None)), refused);
     assert_eq!(run(dir(LK, "job")), refused);
@@ -203,8 +247,6 @@ fn before_its_level_the_maximum_does_not_count() {
     let mut world = World::new();
     world.state.level = BEFORE;
     let a = world.join(1);
-    world.state.tree = world.state.tree().clone().counting(TREE_DETAIL_BYTES_MAX);
-    let entry = world.entry(Some(a), file(MID, "y", true, None));
-    let index = LogIndex(world.state.applied().0 + 1);
-    made(world.state.apply(index, &entry).outcome);
+    let mut world = world.with(|tree| tree.counting(TREE_DETAIL_BYTES_MAX));
+    made(world.run_uncounted(a, file(MID, "y", true, None)));
 }
