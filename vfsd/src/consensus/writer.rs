@@ -67,14 +67,14 @@ impl Writer {
     pub async fn write(&self, entry: Entry) -> Result<(LogIndex, Option<Outcome>), WriteError> {
         let term = self.view.raft.metrics().borrow_watched().current_term;
         let bytes = self.stamped(term, entry)?;
-        let room = self.log.wait_for_room().await;
-        room.map_err(|error| WriteError::Stopped(error.to_string()))?;
-        let written = tokio::time::timeout(WRITE_TIMEOUT, self.view.raft.client_write(bytes)).await;
-        match written.map_err(|_| WriteError::TimedOut(WRITE_TIMEOUT))? {
-            Ok(written) => Ok((LogIndex(written.log_id.index), written.data.0)),
-            Err(RaftError::APIError(error)) => Err(not_leader(&error)),
-            Err(RaftError::Fatal(fatal)) => Err(WriteError::Stopped(fatal.to_string())),
-        }
+        let written = async {
+            match self.view.raft.client_write(bytes).await {
+                Ok(written) => Ok((LogIndex(written.log_id.index), written.data.0)),
+                Err(RaftError::APIError(error)) => Err(not_leader(&error)),
+                Err(RaftError::Fatal(fatal)) => Err(WriteError::Stopped(fatal.to_string())),
+            }
+        };
+        in_room(&self.log, written).await
     }
 
     fn stamped(&self, term: u64, mut entry: Entry) -> Result<EntryBytes, WriteError> {
@@ -112,13 +112,14 @@ impl Writer {
             .write(bytes)
             .with_leader(term)
             .responder(responder);
-        sent.await.map_err(|_| stopped())?;
-        let written = tokio::time::timeout(WRITE_TIMEOUT, written).await;
-        let written = written.map_err(|_| WriteError::TimedOut(WRITE_TIMEOUT))?;
-        match written.map_err(|_| stopped())? {
-            Ok(_) => Ok(()),
-            Err(error) => Err(not_leader(&error)),
-        }
+        in_time(async {
+            sent.await.map_err(|_| stopped())?;
+            match written.await.map_err(|_| stopped())? {
+                Ok(_) => Ok(()),
+                Err(error) => Err(not_leader(&error)),
+            }
+        })
+        .await
     }
 
     fn own(&self, command: Command) -> Entry {
@@ -147,6 +148,27 @@ impl Writer {
     }
 }
 
+/// Writes in time, once the log has room. A disk that hangs makes none.
+async fn in_room<T>(
+    log: &AppendLog,
+    write: impl Future<Output = Result<T, WriteError>>,
+) -> Result<T, WriteError> {
+    in_time(async {
+        let room = log.wait_for_room().await;
+        room.map_err(|error| WriteError::Stopped(error.to_string()))?;
+        write.await
+    })
+    .await
+}
+
+/// Whatever a write waits for on its way, it ends.
+async fn in_time<T>(write: impl Future<Output = Result<T, WriteError>>) -> Result<T, WriteError> {
+    match tokio::time::timeout(WRITE_TIMEOUT, write).await {
+        Ok(written) => written,
+        Err(_) => Err(WriteError::TimedOut(WRITE_TIMEOUT)),
+    }
+}
+
 fn not_leader(error: &ClientWriteError<TypeConfig>) -> WriteError {
     match error {
         ClientWriteError::ForwardToLeader(ForwardToLeader { leader_id, .. })
@@ -157,5 +179,51 @@ fn not_leader(error: &ClientWriteError<TypeConfig>) -> WriteError {
         ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_) => {
             WriteError::NotLeader(None)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::limits::LOG_QUEUE_BYTES_MAX;
+    use crate::storage::disk::Disk;
+    use crate::storage::disk::fake::{FakeDisk, Faults};
+    use crate::storage::record::{Position, StoredEntry};
+
+    /// Longer than any write waits, in virtual time.
+    const LONG: Duration = Duration::from_secs(3600);
+
+    fn large(index: u64) -> StoredEntry {
+        StoredEntry {
+            position: Position { term: 1, index },
+            kind: 1,
+            payload: vec![7; ENTRY_BYTES_MAX].into(),
+        }
+    }
+
+    /// Its callers are threads of programs: one that waits for ever cannot be told apart from one that hangs.
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_waits_for_room_on_a_hanging_disk_ends_in_its_time() {
+        let (disk, dir) = (FakeDisk::new(1, Faults::default()), Path::new("/log"));
+        disk.create_dir(dir).unwrap();
+        let segment = 2 * ENTRY_BYTES_MAX as u64;
+        AppendLog::create_on(&disk, dir, segment).unwrap();
+        let log = AppendLog::open_on(Arc::new(disk.clone()), dir, segment).unwrap();
+        let write = || {
+            let written = in_room(&log, async { Ok(()) });
+            tokio::time::timeout(LONG, written)
+        };
+        assert_eq!(write().await, Ok(Ok(())));
+        disk.set_hanging(true);
+        let entries = LOG_QUEUE_BYTES_MAX / ENTRY_BYTES_MAX + 2;
+        log.append((0..entries as u64).map(large), Box::new(|_| {}));
+        let begun = tokio::time::Instant::now();
+        let refused = Err(WriteError::TimedOut(WRITE_TIMEOUT));
+        assert_eq!(write().await, Ok(refused));
+        assert!(begun.elapsed() < 2 * WRITE_TIMEOUT);
+        disk.set_hanging(false);
+        assert_eq!(write().await, Ok(Ok(())), "it goes on when the disk does");
     }
 }
