@@ -477,3 +477,29 @@ async fn contents_here(
         .map_err(|error| error.to_string())?
         .map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consensus::lone_member_test::{found, start};
+    use crate::limits::SESSION_TTL;
+
+    /// A node that was told that it lives would trust its locks while the entry that ends it is on its way.
+    #[tokio::test]
+    async fn a_session_whose_end_is_on_its_way_is_answered_as_gone() {
+        let temp = tempfile::tempdir().unwrap();
+        let node = start(temp.path(), &found(temp.path())).await;
+        let core = node.core();
+        let session = core.session.wait().await;
+        let term = core.view.leading_term().unwrap();
+        let renewed = || renew(core, core.view.id, session);
+        assert!(matches!(renewed(), Reply::Renewed(Renewal::Lives { .. })));
+        // One thread runs all of it: nothing is written between these lines.
+        let late = clock::boottime() + 2 * SESSION_TTL;
+        let ending = core.leases.expired(term, [session].into_iter(), late);
+        assert_eq!(ending, [session]);
+        assert!(core.view.state().session(session).is_some(), "still open");
+        assert!(matches!(renewed(), Reply::Renewed(Renewal::Gone)));
+        node.stop().await;
+    }
+}

@@ -52,3 +52,41 @@ fn due(core: &Core, term: u64) -> Vec<Command> {
     commands.extend(state.due(core.writer.now(term)));
     commands
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consensus::lone_member_test::{found, start};
+    use crate::limits::SESSION_TTL;
+    use crate::state_machine::ids::{FencingToken, InodeNo};
+
+    /// Between the judgement and the write another leader may have renewed it, and this one be back.
+    #[tokio::test]
+    async fn an_end_is_due_in_the_term_in_which_it_was_judged_only() {
+        let temp = tempfile::tempdir().unwrap();
+        let node = start(temp.path(), &found(temp.path())).await;
+        let core = node.core();
+        let session = core.session.wait().await;
+        let term = core.view.leading_term().unwrap();
+        let clean = false;
+        let end = Command::SessionEnd { session, clean };
+        let (inode, fence) = (InodeNo::ROOT, FencingToken(1));
+        let delay = Command::LockDelayEnd { inode, fence };
+        assert!(
+            !is_still_due(core, term, &end),
+            "it was opened a moment ago"
+        );
+        // One thread runs all of it: nothing is written between these lines.
+        core.leases.renew(term, session, clock::boottime());
+        let late = clock::boottime() + 2 * SESSION_TTL;
+        core.leases.expired(term, [session].into_iter(), late);
+        assert!(is_still_due(core, term, &end) && is_still_due(core, term, &delay));
+        for other in [term - 1, term + 1] {
+            assert!(!is_still_due(core, other, &end));
+            assert!(!is_still_due(core, other, &delay));
+        }
+        core.leases.renew(term + 1, session, late);
+        assert!(!is_still_due(core, term, &end), "another leader renewed it");
+        node.stop().await;
+    }
+}
