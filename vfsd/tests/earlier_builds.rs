@@ -3,17 +3,28 @@
 //!
 //! `fixtures/level-0` is the log of a member that a build from before there were levels has written: an `init`, a
 //! start, saves, an append, links, renames, attributes, a lock, a `kill -9`, a second start; with the digest
-//! that its daemon told.
+//! that its daemon told. `fixtures/data-before-levels` is a whole data directory of such a build, with a snapshot and a
+//! blob; its README says how it was made.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use openraft::EntryPayload;
+use vfsd::config::NodeConfig;
+use vfsd::consensus::node::Node;
 use vfsd::consensus::raft::entry_format::raft_entry;
+use vfsd::daemon::node_settings;
+use vfsd::fs::proposer::{Proposal, ProposeError};
 use vfsd::state_machine::StateMachine;
-use vfsd::state_machine::command::{Author, Command, Entry};
+use vfsd::state_machine::command::{Author, Command, ContentUpdate, Entry, Write};
 use vfsd::state_machine::ids::LogIndex;
 use vfsd::state_machine::level::Level;
 use vfsd::storage::append_log::AppendLog;
+use vfsd::storage::data_dir::DataDir;
 
 const SEGMENT: u64 = 22 * 1024 * 1024;
 const APPLIED: u64 = 21;
@@ -74,4 +85,129 @@ fn until_the_level_is_raised_snapshots_have_the_bytes_of_the_build_before() {
         applied.is_err(),
         "rules that this build does not know stop it"
     );
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (path, beside) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy(&path, &beside);
+        } else {
+            std::fs::copy(&path, &beside).unwrap();
+        }
+    }
+}
+
+/// Puts the member of the data directory at an address of this machine that is free.
+fn move_to_free_port(config: &Path) {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = format!("listen = \"{}\"", free.local_addr().unwrap());
+    let text = std::fs::read_to_string(config).unwrap();
+    let lines = text.lines().map(|line| match line {
+        line if line.starts_with("listen = ") => listen.clone(),
+        line => line.to_owned(),
+    });
+    std::fs::write(config, lines.collect::<Vec<_>>().join("\n")).unwrap();
+}
+
+async fn started(root: &Path) -> (DataDir, Node) {
+    let data = DataDir::open(&root.join("data")).unwrap();
+    let config = NodeConfig::load(&data.config_file()).unwrap();
+    let settings = node_settings(&data, &config, root, SEGMENT).unwrap();
+    let node = Node::start(settings, Arc::default()).await.unwrap();
+    (data, node)
+}
+
+/// The content at `path` as the node has it.
+fn content(node: &Node, path: &str) -> Option<Vec<u8>> {
+    let state = node.core().view.state();
+    let inode = state.tree().resolve(path)?;
+    Some(state.tree().inode(inode)?.content()?.to_vec())
+}
+
+/// Looks at every beat of the node whether it is so; not for ever.
+async fn wait_until(node: &Node, what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + LONG;
+    let mut beats = node.core().beat.every(1);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        beats.next().await;
+    }
+}
+
+/// Appends to the file at `path`, once it is there and there is a leader.
+async fn append(node: &Node, path: &str, text: &str) {
+    let resolved = || node.core().view.state().tree().resolve(path);
+    wait_until(node, path, || resolved().is_some()).await;
+    let inode = resolved().unwrap();
+    let deadline = Instant::now() + LONG;
+    loop {
+        let update = ContentUpdate::Append {
+            truncate: false,
+            data: text.into(),
+        };
+        let write = Write {
+            inode,
+            base: None,
+            update,
+            mtime: None,
+            closes: true,
+        };
+        let proposal = Proposal {
+            author: Author::default(),
+            fence: None,
+            command: Command::Write(write),
+            bound_to: None,
+        };
+        match node.proposer().propose(proposal).await {
+            Ok(committed) => {
+                committed.outcome.unwrap();
+                return;
+            }
+            Err(ProposeError::NoQuorum(_)) if Instant::now() < deadline => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Snapshot and blobs, log, identity, table of members: what an upgrade finds on a node.
+#[test]
+fn a_data_directory_of_a_build_before_levels_starts() {
+    let temp = tempfile::tempdir().unwrap();
+    let fixture = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/fixtures/data-before-levels"
+    );
+    copy(Path::new(fixture), &temp.path().join("data"));
+    move_to_free_port(&temp.path().join("data/config.toml"));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let wish = b"{\"driver\":\"file\"}\nmore\n".to_vec();
+        let large = vec![b'x'; 100_000];
+        let (data, node) = started(temp.path()).await;
+        append(&node, "run/d/small", "and now\n").await;
+        let small = b"after the snapshot\nand now\n".to_vec();
+        let holds = |node: &Node| {
+            assert_eq!(content(node, "mid/db.json"), Some(wish.clone()));
+            assert!(content(node, "run/large") == Some(large.clone()));
+            assert_eq!(content(node, "run/d/small"), Some(small.clone()));
+        };
+        holds(&node);
+        let level = || node.core().view.state().level();
+        wait_until(&node, "the level to rise", || level() == Level::KNOWN).await;
+        node.stop().await;
+        drop((data, node));
+        let (_data, node) = started(temp.path()).await;
+        append(&node, "run/large", "").await;
+        holds(&node);
+        node.stop().await;
+    });
 }
