@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod interrupted_changes;
 mod members;
 mod older_copies;
 mod sessions;

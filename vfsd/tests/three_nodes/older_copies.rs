@@ -5,6 +5,7 @@ use std::path::Path;
 use vfsd::consensus::cluster::pledge_keeper;
 use vfsd::consensus::cluster::pledges::Known;
 use vfsd::consensus::wire::{Ballot, ClusterChange, Reply, Request};
+use vfsd::state_machine::ids::InodeNo;
 use vfsd::storage::append_log::AppendLog;
 use vfsd::storage::disk::RealDisk;
 use vfsd::storage::record::{Pledge, Vote};
@@ -147,4 +148,32 @@ fn an_older_copy_is_found_also_when_all_members_start_at_once() {
             .unwrap();
         members = copied;
     }
+}
+
+/// Alone it hears of no leader that would tell it what is committed: the mark on its own disk does.
+#[test]
+fn a_lone_survivor_shows_what_it_knew() {
+    let mut members = three();
+    let survivor = (leader_of(&members) + 1) % 3;
+    members[survivor].create("known to be committed").unwrap();
+    let applied = members[survivor].applied();
+    // The copy is what its disk holds at that moment; going down in order would write the mark.
+    wait_until("the mark to be on disk", || {
+        drop(std::fs::remove_dir_all(
+            members[survivor].dir.path().join("copy"),
+        ));
+        take_copy(&members[survivor]);
+        let log = members[survivor].dir.path().join("copy/log");
+        let marked = AppendLog::open_with(&log, SEGMENT).unwrap().committed();
+        marked.is_some_and(|mark| mark.index >= applied)
+    });
+    members.iter_mut().for_each(Member::crash);
+    put_back(&members[survivor]);
+    members[survivor].start();
+    wait_until("it to be shown", || {
+        let state = members[survivor].node().core().view.state();
+        let found = state.tree().lookup(InodeNo::ROOT, b"known to be committed");
+        found.is_ok()
+    });
+    assert!(!members[survivor].is_leader());
 }
