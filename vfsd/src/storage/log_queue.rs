@@ -99,6 +99,10 @@ impl State {
     /// none of those that the mark covers, so only what the log still holds counts. A mark that a snapshot covers goes
     /// behind the purge that follows it.
     fn mark_within_reach(&self, batch: &[Operation]) -> Option<Position> {
+        if self.poisoned.is_some() {
+            // It would never come to disk, and whoever closes the log would wait for it for ever.
+            return None;
+        }
         let committed = self.index.committed.filter(|_| self.committed_unwritten)?;
         let purged = batch.iter().rev().find_map(|operation| match operation {
             Operation::Purge(position) => Some(*position),

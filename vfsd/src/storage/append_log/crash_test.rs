@@ -10,6 +10,7 @@ use rand::{RngExt, SeedableRng};
 use tokio::time::sleep;
 
 use super::super::disk::fake::{FakeDisk, Faults};
+use super::super::log_queue::Next;
 use super::*;
 use crate::limits::COMMITTED_MARK_EVERY;
 use crate::storage::record::Vote;
@@ -460,6 +461,30 @@ fn a_failure_of_what_nobody_waits_for_is_told_all_the_same() {
         let failed = tokio::time::timeout(Duration::from_secs(10), log.failed()).await;
         assert!(failed.unwrap().contains("flush"));
         assert!(log.wait_for_room().await.is_err());
+    });
+}
+
+/// A daemon whose disk was full did not end: its writer went on and on with a mark that it could not write.
+#[test]
+fn a_log_that_an_error_has_closed_comes_to_its_end_whatever_is_committed_by_then() {
+    runtime().block_on(async {
+        let disk = new_log();
+        let log = open(&disk);
+        append(&log, entries(1, 0..3, 10)).await.unwrap();
+        let sync_fails_at = Some(1);
+        disk.set_faults(Faults {
+            sync_fails_at,
+            ..Faults::default()
+        });
+        assert!(append(&log, entries(1, 3..5, 10)).await.is_err());
+        // The others have it, and the leader says so.
+        log.note_committed(Some(Position { term: 1, index: 4 }));
+        log.close();
+        let mut batches = (0..10).map(|_| log.shared.next_batch(1 << 20, false));
+        assert!(
+            batches.any(|next| matches!(next, Next::End)),
+            "it never ends"
+        );
     });
 }
 
