@@ -47,6 +47,8 @@ check "lints" cargo clippy --locked --workspace --all-targets -- -D warnings
 check "build" cargo build --locked --workspace --bins
 check "conformance suites" ensure_tools
 check "simulation" scripts/simulate.sh
+# Of the worlds that a plain `cargo test` looks at, these have been seen already, and in a quicker build.
+export CONTEXTOS_SIMULATED_WORLDS=10
 if [ -n "$fast" ]; then
   check "tests without nodes" cargo test --locked --workspace --exclude system-tests --no-fail-fast
   check "tidy" cargo test --locked --workspace --test tidy
