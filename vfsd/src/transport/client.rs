@@ -81,8 +81,16 @@ impl Channel {
         }
     }
 
-    /// The newest rules that the peer and this node know, as they agreed on when they connected last.
+    /// The newest rules that the peer and this node know, as they agreed on when they connected, while they are
+    /// connected: whoever answers at the address the next time may be of another build.
     pub fn rules(&self) -> Option<u32> {
+        // One that is being connected has said nothing yet.
+        let live = self.live.try_lock().ok()?;
+        live.as_ref().filter(|live| live.is_open())?;
+        self.agreed()
+    }
+
+    fn agreed(&self) -> Option<u32> {
         let rules = self.rules.load(Ordering::Relaxed);
         (rules != UNKNOWN).then_some(rules)
     }
@@ -116,7 +124,7 @@ impl Channel {
     pub async fn reach(&self, timeout: Duration) -> Result<u32, CallError> {
         let reached = tokio::time::timeout(timeout, self.live()).await;
         reached.map_err(|_| CallError::TimedOut(timeout))??;
-        Ok(self.rules().unwrap_or_default())
+        Ok(self.agreed().unwrap_or_default())
     }
 
     async fn call_on_connection(&self, body: Bytes) -> Result<Bytes, CallError> {
@@ -131,7 +139,7 @@ impl Channel {
 
     async fn live(&self) -> Result<Arc<Live>, CallError> {
         let mut current = Arc::clone(&self.live).lock_owned().await;
-        if let Some(live) = current.as_ref().filter(|live| !live.outgoing.is_closed()) {
+        if let Some(live) = current.as_ref().filter(|live| live.is_open()) {
             return Ok(Arc::clone(live));
         }
         let (address, node) = (self.address.clone(), self.node);
@@ -274,6 +282,11 @@ impl Live {
             last_reply,
             reader,
         }
+    }
+
+    /// Whether neither side has ended it, as far as this one has heard.
+    fn is_open(&self) -> bool {
+        !self.outgoing.is_closed() && !self.reader.is_finished()
     }
 
     fn silent_for(&self) -> Duration {

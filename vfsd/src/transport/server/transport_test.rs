@@ -6,7 +6,7 @@ use rustls_pki_types::ServerName;
 use tokio_util::codec::Framed;
 
 use super::*;
-use crate::limits::CONNECTIONS_MAX;
+use crate::limits::{CONNECTIONS_MAX, RULES_KNOWN};
 use crate::transport::client::{CallError, Channel, connect_as};
 use crate::transport::identity::{ClusterCa, KeyRequest, NodeIdentity};
 use crate::transport::tls::{LiveTls, TlsSettings, enrol_client};
@@ -250,6 +250,24 @@ async fn a_connection_is_made_anew_after_the_server_restarted() {
     };
     while let Err(error) = channel.call(Bytes::new(), WAIT).await {
         assert!(tokio::time::Instant::now() < deadline, "{error}");
+    }
+}
+
+/// The next daemon at an address may be of another build: what the one before has said counts no more. A way that is not
+/// used since would keep the cluster on its level for ever.
+#[tokio::test]
+async fn what_a_peer_knows_is_known_while_it_is_connected() {
+    let ca = ClusterCa::generate("a").unwrap();
+    let server = server(&ca).await;
+    let channel = channel(&server, settings(&ca, 2), 1);
+    assert_eq!(channel.rules(), None);
+    channel.call(Bytes::new(), WAIT).await.unwrap();
+    assert_eq!(channel.rules(), Some(RULES_KNOWN));
+    drop(server);
+    let deadline = tokio::time::Instant::now() + WAIT;
+    while channel.rules().is_some() {
+        assert!(tokio::time::Instant::now() < deadline, "it is still known");
+        tokio::task::yield_now().await;
     }
 }
 
