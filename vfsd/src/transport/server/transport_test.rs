@@ -253,8 +253,8 @@ async fn a_connection_is_made_anew_after_the_server_restarted() {
     }
 }
 
-/// The next daemon at an address may be of another build: what the one before has said counts no more. A way that nobody
-/// has used since would keep the cluster on its level for ever.
+/// The next daemon at an address may be of another build: what the one before has said counts no more. A way that
+/// nobody has used since would keep the cluster on its level for ever.
 #[tokio::test]
 async fn what_a_peer_knows_is_known_while_it_is_connected() {
     let ca = ClusterCa::generate("a").unwrap();
