@@ -199,6 +199,13 @@ fn is_taken_for_a_member(from: &Node, to: &Node, seconds: u8) -> Result<bool> {
     Ok(status == Some(124))
 }
 
+/// As an operator types it.
+fn rejoin(node: &Node) -> Result<()> {
+    node.sh("systemctl stop vfsd && vfsd rejoin && systemctl start vfsd")?;
+    formation::wait_for_leader(node)?;
+    barrier(node)
+}
+
 /// What OPERATIONS.md says of a damaged log, as an operator types it.
 #[test]
 fn a_member_with_a_damaged_log_rejoins_and_votes_again() -> Result<()> {
@@ -219,9 +226,7 @@ fn a_member_with_a_damaged_log_rejoins_and_votes_again() -> Result<()> {
         said.contains("the log is damaged") && said.contains("vfsd rejoin"),
         "{said}"
     );
-    n3.sh("systemctl stop vfsd && vfsd rejoin && systemctl start vfsd")?;
-    formation::wait_for_leader(n3)?;
-    barrier(n3)?;
+    rejoin(n3)?;
     assert_eq!(n3.sh("cat /vfs/mid/50")?, "50\n");
     assert_ne!(id_of(n3)?, former, "it would vote twice with one id");
     n3.sh("ls -d /var/lib/vfsd.damaged-*")?;
@@ -262,9 +267,7 @@ fn a_member_on_an_older_copy_does_not_start_until_it_rejoins() -> Result<()> {
         said.contains("older copy") && said.contains("vfsd rejoin"),
         "{said}"
     );
-    n3.sh("systemctl stop vfsd && vfsd rejoin && systemctl start vfsd")?;
-    formation::wait_for_leader(n3)?;
-    barrier(n3)?;
+    rejoin(n3)?;
     assert_eq!(n3.sh("cat /vfs/after/file")?, "kept\n");
     n2.sh("vfsd member promote n3")?;
     formation::wait_for_members(mounted.nodes())

@@ -87,7 +87,9 @@ impl Service for RequestHandler {
             if let Err(refusal) = permissions::check(&peer, &request) {
                 return Ok(refused(&core, &peer, &request, refusal)?.encode());
             }
-            if let (true, Some(why)) = (is_of_raft(&request), core.why_apart()) {
+            if is_of_raft(&request)
+                && let Some(why) = core.why_apart()
+            {
                 return Ok(Reply::NotReady(why).encode());
             }
             let reply = match request {

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -53,12 +53,7 @@ pub struct Channel {
     tls: Arc<LiveTls>,
     // Held while connecting, so that requests which come meanwhile share the connection.
     live: Arc<tokio::sync::Mutex<Option<Arc<Live>>>>,
-    /// See [`Channel::rules`].
-    rules: Arc<AtomicU32>,
 }
-
-/// Nothing was agreed on yet.
-const UNKNOWN: u32 = u32::MAX;
 
 impl std::fmt::Debug for Channel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -77,7 +72,6 @@ impl Channel {
             address,
             tls,
             live: Arc::default(),
-            rules: Arc::new(AtomicU32::new(UNKNOWN)),
         }
     }
 
@@ -86,13 +80,8 @@ impl Channel {
     pub fn rules(&self) -> Option<u32> {
         // One that is being connected has said nothing yet.
         let live = self.live.try_lock().ok()?;
-        live.as_ref().filter(|live| live.is_open())?;
-        self.agreed()
-    }
-
-    fn agreed(&self) -> Option<u32> {
-        let rules = self.rules.load(Ordering::Relaxed);
-        (rules != UNKNOWN).then_some(rules)
+        let open = live.as_ref().filter(|live| live.is_open())?;
+        Some(open.rules)
     }
 
     /// Where it leads.
@@ -123,8 +112,8 @@ impl Channel {
     /// [`CallError`].
     pub async fn reach(&self, timeout: Duration) -> Result<u32, CallError> {
         let reached = tokio::time::timeout(timeout, self.live()).await;
-        reached.map_err(|_| CallError::TimedOut(timeout))??;
-        Ok(self.agreed().unwrap_or_default())
+        let live = reached.map_err(|_| CallError::TimedOut(timeout))??;
+        Ok(live.rules)
     }
 
     async fn call_on_connection(&self, body: Bytes) -> Result<Bytes, CallError> {
@@ -144,7 +133,6 @@ impl Channel {
         }
         let (address, node) = (self.address.clone(), self.node);
         let tls = Arc::clone(&self.tls.now().client);
-        let rules = Arc::clone(&self.rules);
         // A task of its own: a heartbeat waits only milliseconds, and a connection that its caller gave up waiting for
         // must still come to be.
         let connecting = tokio::spawn(async move {
@@ -157,9 +145,8 @@ impl Channel {
                     return Err(CallError::Unreachable(reason));
                 }
             };
-            let agreed = tls::rules_of(stream.get_ref().1.alpn_protocol());
-            rules.store(agreed, Ordering::Relaxed);
-            let live = Arc::new(Live::start(stream));
+            let rules = tls::rules_of(stream.get_ref().1.alpn_protocol());
+            let live = Arc::new(Live::start(stream, rules));
             *current = Some(Arc::clone(&live));
             Ok(live)
         });
@@ -236,6 +223,8 @@ struct Live {
     next_id: AtomicU64,
     last_reply: Arc<Mutex<Instant>>,
     reader: tokio::task::JoinHandle<()>,
+    /// The newest that both sides know.
+    rules: u32,
 }
 
 impl Drop for Live {
@@ -257,7 +246,7 @@ impl Drop for Forget<'_> {
 }
 
 impl Live {
-    fn start<S>(stream: S) -> Self
+    fn start<S>(stream: S, rules: u32) -> Self
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
@@ -281,6 +270,7 @@ impl Live {
             next_id: AtomicU64::new(0),
             last_reply,
             reader,
+            rules,
         }
     }
 

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use openraft::ChangeMembers;
-use vfsd::cli::rejoin::rejoin;
 use vfsd::cli::setup;
 use vfsd::consensus::wire::{ClusterChange, Request};
 use vfsd::limits::MEMBER_CHANGE_TIMEOUT;
 
-use super::members::{LONG, Member, SEGMENT, leader_of, three, wait_for_equal_digests, wait_until};
+use super::members::{LONG, Member, leader_of, three, wait_for_equal_digests, wait_until};
 
 /// The asker waits for an answer, and the next change for this one.
 #[test]
@@ -106,21 +105,12 @@ fn a_rejoin_waits_for_the_election_after_the_death_of_the_leader() {
     let old = members[lost].node().core().view.id;
     members[lost].stop();
     members[leader].crash();
-    let data = members[lost].data();
-    let (said, heard) = std::sync::mpsc::channel();
-    let rejoining = std::thread::spawn(move || {
-        let helper = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        let mut waiting = |what: &str| said.send(what.to_owned()).unwrap_or_default();
-        helper.block_on(rejoin(&data, None, SEGMENT, &mut waiting))
-    });
+    let (heard, rejoining) = members[lost].begin_rejoin();
     let waited_for = heard.recv_timeout(LONG).unwrap();
     assert!(waited_for.contains("does not lead"), "{waited_for}");
     members[leader].start();
     let rejoined = rejoining.join().unwrap().unwrap();
-    assert!(rejoined.node > old);
+    assert!(rejoined > old);
     members[lost].start();
     members[lost].create("after").unwrap();
     wait_for_equal_digests(&[&members[0], &members[1], &members[2]]);

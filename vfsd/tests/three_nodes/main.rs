@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
-use vfsd::cli::rejoin::rejoin;
 use vfsd::cli::setup;
 use vfsd::consensus::cluster::peers::{Peers, Purpose};
 use vfsd::consensus::cluster::peers_file;
@@ -604,16 +603,7 @@ fn a_rejoin_waits_for_a_majority_and_says_so() {
     wait_for_equal_digests(&[&members[0], &members[1], &members[2]]);
     members[lost].stop();
     members[killed].crash();
-    let data = members[lost].data();
-    let (said, heard) = std::sync::mpsc::channel();
-    let rejoining = std::thread::spawn(move || {
-        let helper = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        let mut waiting = |what: &str| said.send(what.to_owned()).unwrap_or_default();
-        helper.block_on(rejoin(&data, None, SEGMENT, &mut waiting))
-    });
+    let (heard, rejoining) = members[lost].begin_rejoin();
     let waited_for = heard.recv_timeout(LONG).unwrap();
     assert!(waited_for.contains("leads, but"), "{waited_for}");
     members[killed].start();

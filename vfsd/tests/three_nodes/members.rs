@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::runtime::Runtime;
@@ -160,13 +162,23 @@ impl Member {
 
     /// Gets a new id from the others, as `vfsd rejoin` does.
     pub fn rejoin(&self) -> u64 {
-        let helper = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        self.begin_rejoin().1.join().unwrap().unwrap()
+    }
+
+    /// The same beside the test: what it says that it waits for, and the new id in the end.
+    pub fn begin_rejoin(&self) -> (Receiver<String>, JoinHandle<anyhow::Result<u64>>) {
         let data = self.data();
-        let rejoined = helper.block_on(rejoin(&data, None, SEGMENT, &mut |_| ()));
-        rejoined.unwrap().node
+        let (said, heard) = std::sync::mpsc::channel();
+        let rejoining = std::thread::spawn(move || {
+            let helper = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            let mut waiting = |what: &str| said.send(what.to_owned()).unwrap_or_default();
+            let rejoined = helper.block_on(rejoin(&data, None, SEGMENT, &mut waiting));
+            rejoined.map(|rejoined| rejoined.node)
+        });
+        (heard, rejoining)
     }
 
     pub fn node(&self) -> &Arc<Node> {

@@ -19,7 +19,7 @@ use crate::limits::{SESSION_RENEW_EVERY, SESSION_RETRY_EVERY, WRITE_TIMEOUT};
 use crate::state_machine::command::{Author, Command, Entry};
 use crate::state_machine::fs_error::FsError;
 use crate::state_machine::ids::{NodeId, SessionId};
-use crate::state_machine::outcome::Done;
+use crate::state_machine::outcome::{Done, Outcome};
 use crate::storage::atomic_file;
 use crate::storage::disk::Disk;
 use crate::trouble::Trouble;
@@ -115,54 +115,51 @@ impl SessionKeeper {
             origin: Some(origin.clone()),
             ..entry(Command::Nothing)
         };
-        let bytes = notice.encode();
+        let (outcome, _) = self.write(&notice).await;
+        self.core.numbers.settle(&origin);
+        outcome != Err(FsError::SessionExpired)
+    }
+
+    /// Opens a session, however long it takes.
+    async fn open(&self) -> SessionId {
+        let node = NodeId(self.core.view.id);
+        let opening = entry(Command::SessionOpen { node });
+        let mut trouble = Trouble::default();
         loop {
-            let reply = self
-                .core
-                .link
-                .ask_leader(Request::Propose(&bytes), WRITE_TIMEOUT)
-                .await;
-            if let Ok(Reply::Proposed {
-                index,
-                outcome: Some(outcome),
-            }) = reply
-            {
-                self.core.view.wait_applied(index).await;
-                self.core.numbers.settle(&origin);
-                return outcome != Err(FsError::SessionExpired);
+            let (outcome, sent_at) = self.write(&opening).await;
+            if let Ok(Done::Session(session)) = outcome {
+                self.core.session.renewed(session, sent_at);
+                tracing::info!(%session, "opened a session");
+                return session;
+            }
+            if trouble.is_new(format!("{outcome:?}")) {
+                tracing::warn!(?outcome, "cannot open a session");
             }
             tokio::time::sleep(SESSION_RETRY_EVERY).await;
         }
     }
 
-    /// Opens a session, however long it takes.
-    async fn open(&self) -> SessionId {
+    /// Writes an entry of this node on its own behalf, and waits until it is applied here: the own state must know it
+    /// before anybody relies on it. Gives the answer, and when what was answered was sent, on `CLOCK_BOOTTIME`.
+    async fn write(&self, entry: &Entry) -> (Outcome, Duration) {
+        let bytes = entry.encode();
         let mut trouble = Trouble::default();
         loop {
             let sent_at = clock::boottime();
-            let node = NodeId(self.core.view.id);
-            let bytes = entry(Command::SessionOpen { node }).encode();
-            let reply = self
-                .core
-                .link
-                .ask_leader(Request::Propose(&bytes), WRITE_TIMEOUT)
-                .await;
-            match reply {
+            let asked = Request::Propose(&bytes);
+            match self.core.link.ask_leader(asked, WRITE_TIMEOUT).await {
                 Ok(Reply::Proposed {
                     index,
-                    outcome: Some(Ok(Done::Session(session))),
+                    outcome: Some(outcome),
                 }) => {
-                    // The own state must know it before anybody proposes under it.
                     self.core.view.wait_applied(index).await;
-                    self.core.session.renewed(session, sent_at);
-                    tracing::info!(%session, "opened a session");
-                    return session;
+                    return (outcome, sent_at);
                 }
                 Ok(other) if trouble.is_new(format!("{other:?}")) => {
-                    tracing::warn!(?other, "cannot open a session");
+                    tracing::warn!(?other, "the session cannot be opened or resumed");
                 }
                 Ok(_) => {}
-                Err(error) => tracing::debug!(%error, "cannot open a session yet"),
+                Err(error) => tracing::debug!(%error, "there is no session yet"),
             }
             tokio::time::sleep(SESSION_RETRY_EVERY).await;
         }
