@@ -46,12 +46,16 @@ pub enum CallError {
     Refused(String),
 }
 
+/// The right to send the next request.
+type Turn = tokio::sync::OwnedMutexGuard<Option<Arc<Live>>>;
+
 /// A way to one peer.
 pub struct Channel {
     node: u64,
     address: String,
     tls: Arc<LiveTls>,
-    // Held while connecting, so that requests which come meanwhile share the connection.
+    // Held while connecting, so that requests which come meanwhile share the connection, and until a request is on its
+    // way: they leave in the order in which they were made.
     live: Arc<tokio::sync::Mutex<Option<Arc<Live>>>>,
 }
 
@@ -112,13 +116,13 @@ impl Channel {
     /// [`CallError`].
     pub async fn reach(&self, timeout: Duration) -> Result<u32, CallError> {
         let reached = tokio::time::timeout(timeout, self.live()).await;
-        let live = reached.map_err(|_| CallError::TimedOut(timeout))??;
+        let (live, _) = reached.map_err(|_| CallError::TimedOut(timeout))??;
         Ok(live.rules)
     }
 
     async fn call_on_connection(&self, body: Bytes) -> Result<Bytes, CallError> {
-        let live = self.live().await?;
-        let answer = live.call(body).await;
+        let (live, turn) = self.live().await?;
+        let answer = live.call(body, turn).await;
         if matches!(answer, Err(CallError::Unreachable(_))) {
             let mut current = self.live.lock().await;
             current.take_if(|current| Arc::ptr_eq(current, &live));
@@ -126,10 +130,12 @@ impl Channel {
         answer
     }
 
-    async fn live(&self) -> Result<Arc<Live>, CallError> {
+    /// The connection, made if there is none, and the turn: who came later gets neither before this caller's request
+    /// is on its way. Whoever connects learns of it later than those who wait for him, and would be overtaken.
+    async fn live(&self) -> Result<(Arc<Live>, Turn), CallError> {
         let mut current = Arc::clone(&self.live).lock_owned().await;
         if let Some(live) = current.as_ref().filter(|live| live.is_open()) {
-            return Ok(Arc::clone(live));
+            return Ok((Arc::clone(live), current));
         }
         let (address, node) = (self.address.clone(), self.node);
         let tls = Arc::clone(&self.tls.now().client);
@@ -148,7 +154,7 @@ impl Channel {
             let rules = tls::rules_of(stream.get_ref().1.alpn_protocol());
             let live = Arc::new(Live::start(stream, rules));
             *current = Some(Arc::clone(&live));
-            Ok(live)
+            Ok((live, current))
         });
         connecting
             .await
@@ -283,7 +289,7 @@ impl Live {
         self.last_reply.lock().elapsed()
     }
 
-    async fn call(&self, body: Bytes) -> Result<Bytes, CallError> {
+    async fn call(&self, body: Bytes, turn: Turn) -> Result<Bytes, CallError> {
         let gone = || CallError::Unreachable("the connection was closed".into());
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
@@ -301,6 +307,7 @@ impl Live {
             body,
         };
         self.outgoing.send(frame).await.map_err(|_| gone())?;
+        drop(turn);
         receiver.await.unwrap_or_else(|_| Err(gone()))
     }
 }

@@ -19,6 +19,7 @@ const CROWD: usize = CONNECTIONS_MAX + 44;
 #[derive(Default)]
 struct Echo {
     left: tokio::sync::watch::Sender<Vec<u64>>,
+    asked: parking_lot::Mutex<Vec<Bytes>>,
 }
 
 impl Service for Echo {
@@ -35,6 +36,7 @@ impl Service for Echo {
     }
 
     fn call(&self, node: u64, body: Bytes) -> ServiceFuture<Result<Bytes, ServiceError>> {
+        self.asked.lock().push(body.clone());
         Box::pin(async move {
             Ok(Bytes::from(
                 [node.to_string().as_bytes(), b":", &body].concat(),
@@ -251,6 +253,22 @@ async fn a_connection_is_made_anew_after_the_server_restarted() {
     while let Err(error) = channel.call(Bytes::new(), WAIT).await {
         assert!(tokio::time::Instant::now() < deadline, "{error}");
     }
+}
+
+/// A follower that is told of entry 17 before it was given 16 has a conflict, and the leader cannot explain it.
+#[tokio::test]
+async fn requests_arrive_in_the_order_in_which_they_were_made_also_while_it_connects() {
+    let ca = ClusterCa::generate("a").unwrap();
+    let echo = Arc::new(Echo::default());
+    let server = serving(&ca, Arc::clone(&echo)).await;
+    let channel = channel(&server, settings(&ca, 2), 1);
+    // As replication does: several under way, each with a waker of its own.
+    let calls = (0..8u8).map(|number| channel.call(Bytes::from(vec![number]), WAIT));
+    let answers = futures_util::stream::iter(calls).buffered(8);
+    let answers: Vec<_> = answers.collect().await;
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    let asked: Vec<u8> = echo.asked.lock().iter().map(|body| body[0]).collect();
+    assert_eq!(asked, [0, 1, 2, 3, 4, 5, 6, 7]);
 }
 
 /// The next daemon at an address may be of another build: what the one before has said counts no more. A way that
