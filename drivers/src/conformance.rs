@@ -12,12 +12,13 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::Value;
 
 use crate::driver::{
-    Desired, Driver, FenceGuard, NodeFacts, NodeName, Observation, Plan, PlanInput, Refusal, Scope,
-    Secret, Secrets, Step, StepContext, StepId, StepOutcome, Undo, Wish,
+    Desired, Driver, NodeFacts, NodeName, Observation, Plan, PlanInput, Refusal, Scope, Secret,
+    Secrets, Step, StepContext, StepId, StepOutcome, Undo, Wish,
 };
 use crate::error::DriverError;
+use crate::fence::{FenceGuard, Unfenced};
+use crate::host::Host;
 use crate::host::fake::{CrashPoint, FakeCluster, FakeHost, Machines};
-use crate::host::{Host, Unfenced};
 
 /// Passes until a deployment must have come to rest: one to do it, one to see that it is done, and spare ones for a
 /// crash.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::DriverError;
+use crate::fence::FenceGuard;
 use crate::host::Host;
 
 /// Name of a node, as in `/.vfs/members.json`.
@@ -365,15 +366,6 @@ pub struct StepContext<'a> {
     pub secrets: &'a dyn Secrets,
     /// Takes progress for people (`41 MB, 83 %`); may be dropped.
     pub progress: &'a (dyn Fn(&str) + Sync),
-}
-
-/// Says whether a fencing token still holds.
-pub trait FenceGuard: Send + Sync {
-    /// Cheap; called before each effect and repeatedly while a child process runs.
-    ///
-    /// # Errors
-    /// [`DriverError::Fenced`] once the lock is lost; it never comes back for the same token.
-    fn check(&self) -> Result<(), DriverError>;
 }
 
 /// The deployment's secrets, as one node may use them.

@@ -14,8 +14,8 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::driver::FenceGuard;
 use crate::error::DriverError;
+use crate::fence::{FenceGuard, Unfenced};
 
 /// The machine, as drivers may use it. Calls block; cancellation is by the fence guard given to the implementation.
 ///
@@ -327,13 +327,3 @@ impl Output {
 
 /// Lines of a program's complaint that a message repeats.
 const LAST_WORDS_LINES: usize = 4;
-
-/// The guard of work that has no fence: it always holds.
-#[derive(Debug, Clone, Copy)]
-pub struct Unfenced;
-
-impl FenceGuard for Unfenced {
-    fn check(&self) -> Result<(), DriverError> {
-        Ok(())
-    }
-}

@@ -10,6 +10,7 @@ pub mod catalog;
 pub mod conformance;
 pub mod driver;
 pub mod error;
+pub mod fence;
 pub mod host;
 pub mod limits;
 pub mod nearest;

@@ -110,8 +110,9 @@ const ARROWS: &[(&str, &str, &[&str])] = &[
     ("drivers", "limits", &[]),
     ("drivers", "error", &[]),
     ("drivers", "nearest", &[]),
-    ("drivers", "host", &["error", "driver::FenceGuard"]),
-    ("drivers", "driver", &["error", "host"]),
+    ("drivers", "fence", &["error"]),
+    ("drivers", "host", &["error", "fence"]),
+    ("drivers", "driver", &["error", "fence", "host"]),
     ("drivers", "params", &["error", "driver", "nearest"]),
     ("drivers", "sls", &["error", "host", "driver"]),
     (
@@ -128,7 +129,9 @@ const ARROWS: &[(&str, &str, &[&str])] = &[
     (
         "drivers",
         "conformance",
-        &["catalog", "driver", "error", "host", "registry", "sls"],
+        &[
+            "catalog", "driver", "error", "fence", "host", "registry", "sls",
+        ],
     ),
 ];
 

@@ -8,6 +8,7 @@
 mod machine;
 mod packages;
 mod services;
+mod software;
 mod users;
 
 use std::collections::BTreeMap;
@@ -17,11 +18,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use machine::{Entry, Machine, Node};
-pub use packages::FakePackage;
-pub use services::UnitState;
+pub use software::{FakePackage, UnitState};
 
-use crate::driver::FenceGuard;
 use crate::error::DriverError;
+use crate::fence::FenceGuard;
 use crate::host::{Attributes, Command, FileKind, Host, Metadata, Output, User};
 
 /// Machines by node name.

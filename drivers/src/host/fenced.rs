@@ -5,8 +5,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::driver::FenceGuard;
 use crate::error::DriverError;
+use crate::fence::FenceGuard;
 use crate::host::pass_through::pass_reads_through;
 use crate::host::{Attributes, Command, Host, Metadata, Output, User};
 

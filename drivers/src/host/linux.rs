@@ -17,8 +17,8 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{Gid, Group, Uid, User as PasswdUser};
 
-use crate::driver::FenceGuard;
 use crate::error::DriverError;
+use crate::fence::FenceGuard;
 use crate::host::{Attributes, Command, FileKind, Host, Metadata, Output, User};
 use crate::limits::FILE_BYTES_MAX;
 

@@ -9,8 +9,9 @@ use drivers::driver::{
     Scope, Secret, Secrets, Step, StepContext, StepOutcome, Verdict, Wish,
 };
 use drivers::error::DriverError;
+use drivers::fence::Unfenced;
+use drivers::host::Host;
 use drivers::host::linux::LinuxHost;
-use drivers::host::{Host, Unfenced};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

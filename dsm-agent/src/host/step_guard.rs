@@ -7,8 +7,8 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use drivers::driver::FenceGuard;
 use drivers::error::DriverError;
+use drivers::fence::FenceGuard;
 
 use crate::limits::FENCE_UNSEEN_MAX;
 use crate::mount::run_store::error_text;

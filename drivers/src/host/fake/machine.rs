@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::CrashPoint;
-use super::packages::FakePackage;
-use super::services::UnitState;
+use super::software::{FakePackage, UnitState};
 use crate::host::{Attributes, User};
 
 /// Content of a file, or what else it is.

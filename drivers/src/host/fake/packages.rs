@@ -3,19 +3,7 @@
 use crate::host::{Command, Output, User};
 
 use super::machine::Machine;
-
-/// A package that the fake repository offers.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct FakePackage {
-    /// Version installed.
-    pub installed: Option<String>,
-    /// True after an interrupted installation: `dpkg --configure -a` is needed.
-    pub half_configured: bool,
-    /// Versions in the repository, best first.
-    pub available: Vec<String>,
-    /// Users, with a group each, that its installation makes, and their home.
-    pub makes_users: Vec<(String, String)>,
-}
+use super::software::FakePackage;
 
 /// Whether `command` is one of these programs.
 pub(super) fn simulates(command: &Command) -> bool {

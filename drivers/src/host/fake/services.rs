@@ -5,20 +5,8 @@ use std::path::PathBuf;
 use crate::host::{Command, Output};
 
 use super::machine::Machine;
+use super::software::UnitState;
 use super::{FakeProgram, Machines, UnitAction};
-
-/// A unit that the fake service manager knows.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct UnitState {
-    /// Text of its file when the service manager read it last.
-    pub loaded: Vec<u8>,
-    /// Whether it runs.
-    pub active: bool,
-    /// How often it was started.
-    pub starts: u32,
-    /// How often it was reloaded.
-    pub reloads: u32,
-}
 
 pub(super) fn run(
     machines: &mut Machines,

@@ -14,8 +14,8 @@ use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, User};
 
-use crate::driver::FenceGuard;
 use crate::error::DriverError;
+use crate::fence::FenceGuard;
 use crate::host::{Command, Output};
 use crate::limits::{COMMAND_DRAIN_MAX, COMMAND_OUTPUT_BYTES_MAX, FENCE_POLL_INTERVAL, KILL_GRACE};
 
@@ -177,7 +177,7 @@ fn failed(command: &Command, what: &str, cause: &dyn std::fmt::Display) -> Drive
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::Unfenced;
+    use crate::fence::Unfenced;
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Duration;
 
