@@ -149,13 +149,18 @@ impl FileSystem {
             made,
         }: Opening,
     ) -> FsResult<()> {
-        let inode = self.inode_in(&self.state(), number)?;
-        let writes = flags.write || flags.truncate;
-        let content = inode.content().cloned().unwrap_or_default();
-        let (author, opener) = if writes {
-            caller.author_and_thread_group()
-        } else {
-            Default::default()
+        let open = self.handles.open_inode(number);
+        // After that: a commit that ends in between says so to who shares what is uncommitted.
+        let inode = match self.inode_in(&self.state(), number) {
+            Ok(inode) => inode,
+            Err(failure) => {
+                self.handles.close_inode(&open);
+                return Err(failure);
+            }
+        };
+        let (author, opener) = match flags.write || flags.truncate {
+            true => caller.author_and_thread_group(),
+            false => Default::default(),
         };
         let handle = Arc::new(FileHandle {
             id,
@@ -166,9 +171,9 @@ impl FileSystem {
                 grant: grant.bound_to.zip(grant.fence),
                 owes_close_notice: AtomicBool::new(false),
             }),
-            inode: self.handles.open_inode(number),
+            inode: open,
             pin: parking_lot::Mutex::new(Pin {
-                content,
+                content: inode.content().cloned().unwrap_or_default(),
                 revision: inode.content_revision,
             }),
         });
@@ -322,12 +327,22 @@ impl FileSystem {
         if !handle.flags.write {
             return Err(Failure::BadHandle);
         }
-        if !self.is_in_tree(&handle.inode) {
-            let end = self.content_seen(&handle)?.size();
-            return self.write_buffered(id, end, data, false);
+        if self.is_in_tree(&handle.inode) {
+            self.append(&handle, data, clock::wall()).await?;
+        } else {
+            self.append_privately(&handle, data)?;
         }
-        self.append(&handle, data, clock::wall()).await?;
         u32::try_from(data.len()).map_err(|_| FsError::Invalid.into())
+    }
+
+    /// Appends to a file that has no name any more.
+    pub(super) fn append_privately(
+        self: &Arc<Self>,
+        handle: &FileHandle,
+        data: &[u8],
+    ) -> FsResult<()> {
+        let end = self.content_seen(handle)?.size();
+        self.write_buffered(handle.id, end, data, false).map(drop)
     }
 
     /// Stores through a mapping have no close that could commit them: they go out after a while, by one task for all

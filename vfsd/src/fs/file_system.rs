@@ -154,13 +154,11 @@ impl FileSystem {
             Node::Virtual(directory) => self.virtual_tree.lookup(self, directory, name),
             Node::Inode(InodeNo::ROOT) if name == VFS_NAME => self.virtual_tree.enter(self),
             Node::Inode(directory) => {
-                let inode = self.known.find_and_add(|| {
-                    let state = self.state();
-                    let inode = state.tree().lookup(directory, name)?;
-                    let found = state.tree().inode(inode).ok_or(FsError::NotFound)?;
-                    Ok::<_, Failure>((found.clone(), inode))
+                let found = self.known.find_and_add(|| {
+                    let inode = self.state().tree().lookup(directory, name)?;
+                    Ok::<_, Failure>((inode, inode))
                 })?;
-                Ok(self.attr_of(&inode))
+                self.attr_seen(found)
             }
         }
     }
@@ -195,7 +193,7 @@ impl FileSystem {
         } else {
             number
         };
-        let attr = self.attr_of(&*self.inode_in(&state, target)?);
+        let attr = self.attr_seen(target)?;
         self.known.add(target);
         Ok(attr)
     }
@@ -214,30 +212,32 @@ impl FileSystem {
     /// [`FsError::NotFound`].
     pub fn attr(&self, node: u64) -> FsResult<Attr> {
         match Node::of(node) {
-            Node::Inode(number) => Ok(self.attr_of(&*self.inode_in(&self.state(), number)?)),
+            Node::Inode(number) => self.attr_seen(number),
             Node::Virtual(node) => self.virtual_tree.attr(self, node),
         }
     }
 
     /// Attributes with this node's uncommitted writes on top.
-    fn attr_of(&self, inode: &Inode) -> Attr {
-        let mut attr = Attr::of(inode);
-        if let (Some(open), Some(content)) = (self.handles.opened(inode.number), inode.content()) {
-            let mut open = open.state.lock();
-            if open.is_dirty() {
-                let view = open.view(inode.content_revision, content);
-                attr.size = view.size();
-                attr.stored = view.stored_bytes();
-                if let Some(time) = open.last_write() {
-                    attr.mtime = time;
-                    attr.ctime = attr.ctime.max(time);
-                }
-                if open.is_changed_by_ordinary_users() {
-                    attr.mode = without_privileges(attr.mode);
-                }
+    fn attr_seen(&self, number: InodeNo) -> FsResult<Attr> {
+        let open = self.handles.opened(number);
+        // Before the look at what is committed: what settles in between would be in neither.
+        let mut uncommitted = open.as_ref().map(|open| open.state.lock());
+        let inode = self.inode_in(&self.state(), number)?;
+        let mut attr = Attr::of(&inode);
+        let dirty = uncommitted.as_mut().filter(|open| open.is_dirty());
+        if let (Some(open), Some(content)) = (dirty, inode.content()) {
+            let view = open.view(inode.content_revision, content);
+            attr.size = view.size();
+            attr.stored = view.stored_bytes();
+            if let Some(time) = open.last_write() {
+                attr.mtime = time;
+                attr.ctime = attr.ctime.max(time);
+            }
+            if open.is_changed_by_ordinary_users() {
+                attr.mode = without_privileges(attr.mode);
             }
         }
-        attr
+        Ok(attr)
     }
 
     /// An inode of the tree, or one that lost its last name while it is open or known here.

@@ -243,16 +243,21 @@ impl FileSystem {
             open.state.lock().keep_time();
         }
         let size = set.size;
-        let commit = self.commit(caller, grant, Command::SetAttr(SetAttr { inode, ..set }));
-        match (open, size) {
-            (Some(open), Some(size)) => {
-                self.commit_path_truncation(&open, size, commit).await?;
+        let command = Command::SetAttr(SetAttr {
+            inode,
+            ..set.clone()
+        });
+        let commit = self.commit(caller, grant, command);
+        let committed = match (open, size) {
+            (Some(open), Some(size)) => self.commit_path_truncation(&open, size, commit).await,
+            _ => commit.await,
+        };
+        match committed {
+            Err(failure) if self.has_lost_its_name(inode, &failure) => {
+                self.set_gone_attr(inode, &set)
             }
-            _ => {
-                commit.await?;
-            }
+            committed => committed.and_then(|_| self.attr(node)),
         }
-        self.attr(node)
     }
 
     /// A file that lost its last name is this node's alone.

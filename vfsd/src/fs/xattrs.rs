@@ -87,11 +87,16 @@ impl FileSystem {
         let grant = self.grant_of_inode(inode)?;
         let command = Command::SetXattr(SetXattr {
             inode,
-            name,
+            name: name.clone(),
             value: value.to_vec(),
             mode,
         });
-        self.commit(caller, grant, command).await.map(|_| ())
+        match self.commit(caller, grant, command).await {
+            Err(failure) if self.has_lost_its_name(inode, &failure) => {
+                self.set_private_xattr(inode, name, value, mode)
+            }
+            committed => committed.map(drop),
+        }
     }
 
     /// Removes an attribute.
@@ -102,21 +107,32 @@ impl FileSystem {
         let inode = self.tree_inode(node)?;
         let name = known_name(name)?.to_owned();
         if self.state().tree().inode(inode).is_none() {
-            let removed = self.known.change_gone(inode, |gone| {
-                let removed = gone.xattrs.remove(&name);
-                if removed.is_some() {
-                    gone.ctime = clock::wall();
-                }
-                removed
-            });
-            let value = removed.ok_or(FsError::NotFound)?;
-            return value.map(drop).ok_or(FsError::NoAttribute.into());
+            return self.remove_private_xattr(inode, &name);
         }
         self.check_writable()?;
         let grant = self.grant_of_inode(inode)?;
-        self.commit(caller, grant, Command::RemoveXattr { inode, name })
-            .await
-            .map(|_| ())
+        let command = Command::RemoveXattr {
+            inode,
+            name: name.clone(),
+        };
+        match self.commit(caller, grant, command).await {
+            Err(failure) if self.has_lost_its_name(inode, &failure) => {
+                self.remove_private_xattr(inode, &name)
+            }
+            committed => committed.map(drop),
+        }
+    }
+
+    fn remove_private_xattr(&self, inode: InodeNo, name: &str) -> FsResult<()> {
+        let removed = self.known.change_gone(inode, |gone| {
+            let removed = gone.xattrs.remove(name);
+            if removed.is_some() {
+                gone.ctime = clock::wall();
+            }
+            removed
+        });
+        let value = removed.ok_or(FsError::NotFound)?;
+        value.map(drop).ok_or(FsError::NoAttribute.into())
     }
 
     /// An inode without a name is this node's alone: no entry changes it.

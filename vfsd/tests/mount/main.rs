@@ -11,6 +11,7 @@ mod events;
 mod locks;
 mod lockstep;
 mod mappings;
+mod meanwhile;
 mod on_behalf;
 mod other_process;
 mod programs;

@@ -299,8 +299,8 @@ impl FileSystem {
     ) -> FsResult<()> {
         match outcome {
             Ok(committed) => in_flight.settle(Settlement::Committed(committed.index)),
-            Err(Failure::Refused(FsError::NotFound)) if !self.is_in_tree(open) => {
-                // Unlinked on another node while the commit was under way: the bytes stay with whoever has it open.
+            Err(failure) if self.has_lost_its_name(open.number, &failure) => {
+                // The bytes stay with whoever has it open.
                 in_flight.settle(Settlement::GivenBack);
                 self.keep_private(open);
             }
@@ -376,7 +376,11 @@ impl FileSystem {
                     in_flight.settle_with(committed.index, data);
                     Ok(())
                 }
-                Err(failure) => self.end_save(open, in_flight, Err(failure), Settlement::GivenBack),
+                Err(failure) => {
+                    self.end_save(open, in_flight, Err(failure), Settlement::GivenBack)?;
+                    // No failure: the file lost its name meanwhile, and is empty.
+                    self.append_privately(handle, data)
+                }
             };
         }
         // What was truncated or allocated before through the same handle comes first.
@@ -386,7 +390,7 @@ impl FileSystem {
     }
 
     async fn append_at_end(
-        &self,
+        self: &Arc<Self>,
         handle: &Arc<FileHandle>,
         data: &[u8],
         mtime: WallTime,
@@ -405,9 +409,13 @@ impl FileSystem {
             mtime: Some(mtime),
             closes: false,
         };
-        let committed = self
-            .propose_for(&handle.saver, Command::Write(write))
-            .await?;
+        let committed = match self.propose_for(&handle.saver, Command::Write(write)).await {
+            Ok(committed) => committed,
+            Err(failure) if self.has_lost_its_name(open.number, &failure) => {
+                return self.append_privately(handle, data);
+            }
+            Err(failure) => return Err(failure),
+        };
         handle.saver.owe_close_notice();
         let state = self.state();
         let inode = state.tree().inode(open.number);
@@ -426,14 +434,13 @@ impl FileSystem {
 
     /// Whether uncommitted changes give the file another end on this node than it has for everybody else.
     fn moves_the_end(&self, open: &OpenInode) -> bool {
+        let mut uncommitted = open.state.lock();
         let state = self.state();
         let inode = state.tree().inode(open.number);
         inode.is_some_and(|inode| {
             let content = inode.content();
-            content.is_some_and(|content| {
-                let mut open = open.state.lock();
-                open.moves_the_end(inode.content_revision, content)
-            })
+            content
+                .is_some_and(|content| uncommitted.moves_the_end(inode.content_revision, content))
         })
     }
 
@@ -468,6 +475,14 @@ impl FileSystem {
         let committed = self.proposer().propose(proposal).await?;
         committed.outcome?;
         Ok(committed)
+    }
+
+    /// Whether a change of `inode` failed because it lost its last name meanwhile: this node has it alone then, and the
+    /// change can be made to its private copy.
+    pub(in crate::fs) fn has_lost_its_name(&self, inode: InodeNo, failure: &Failure) -> bool {
+        matches!(failure, Failure::Refused(FsError::NotFound))
+            && self.state().tree().inode(inode).is_none()
+            && self.known.gone(inode).is_some()
     }
 
     pub(in crate::fs) fn is_in_tree(&self, open: &OpenInode) -> bool {

@@ -20,6 +20,7 @@ pub mod worker;
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use system_tests::seed;
@@ -159,6 +160,7 @@ fn nothing_differs(
         let Some(difference) = sides.run(&sequence) else {
             continue;
         };
+        keep(seed, test, &sequence, &difference);
         let shrunk = shrunk(&mut sides, sequence, &difference);
         // What differs in the same calls is the same fault in most cases.
         if found.insert(verbs(&shrunk)) {
@@ -195,6 +197,17 @@ fn ext4_answers_as_ext4() {
             );
         }
     }
+}
+
+/// Writes what was found into a file of the build's folder, before anything is repeated: what differs once in thousands
+/// of runs does not differ again while it is shrunk, and what a test prints is easily lost.
+fn keep(seed: u64, test: &str, sequence: &[String], difference: &Difference) {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("lockstep");
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join(format!("{test}-{seed}.txt"));
+    let [repetition, found] = [repetition(seed, test), report(sequence, difference)];
+    std::fs::write(&path, format!("{repetition}\n{found}\n")).unwrap();
+    println!("{test}: seed {seed} differs, see {}", path.display());
 }
 
 fn shrunk(sides: &mut Sides, mut sequence: Vec<String>, difference: &Difference) -> Vec<String> {
