@@ -1,7 +1,7 @@
 //! Calls between which something else of the same file happens: a commit behind a close, the loss of the last name.
 //!
-//! What a node shows lies in two places, what is committed and what is not, and goes from one to the other: a look finds
-//! it in either, never in neither. What a call begins while the file has a name it ends when the name is gone.
+//! What a node shows lies in two places, what is committed and what is not, and goes from one to the other: a look
+//! finds it in either, never in neither. What a call begins while the file has a name it ends when the name is gone.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
