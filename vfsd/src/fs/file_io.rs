@@ -10,7 +10,7 @@ use super::attr::Attr;
 use super::call_grant::CallGrant;
 use super::caller::Caller;
 use super::errno::{Failure, FsResult};
-use super::handles::{FileHandle, Handle, Pin, Saver};
+use super::handles::{FileHandle, Handle, OpenInode, Pin, Saver};
 use super::open_flags::OpenFlags;
 use super::save::{Settlement, Source};
 use super::virtual_tree::Node;
@@ -118,8 +118,10 @@ impl FileSystem {
             grant,
             made: created,
         };
-        self.open_file(caller, inode, opening)?;
-        Ok((self.attr(inode.0)?, id))
+        let opened = self.open_file(caller, inode, opening);
+        let attr = opened.and_then(|()| self.attr(inode.0));
+        let attr = attr.map_err(|failure| self.not_made(inode, failure))?;
+        Ok((attr, id))
     }
 
     /// What an open for writing begins under: a majority, the guard, and no lock of somebody else's.
@@ -138,10 +140,16 @@ impl FileSystem {
     }
 
     /// Opens an inode.
-    fn open_file(
+    fn open_file(&self, caller: Caller, number: InodeNo, opening: Opening) -> FsResult<()> {
+        let open = self.handles.open_inode(number);
+        let opened = self.add_handle(caller, &open, opening);
+        opened.inspect_err(|_| self.handles.close_inode(&open))
+    }
+
+    fn add_handle(
         &self,
         caller: Caller,
-        number: InodeNo,
+        open: &Arc<OpenInode>,
         Opening {
             id,
             flags,
@@ -149,15 +157,8 @@ impl FileSystem {
             made,
         }: Opening,
     ) -> FsResult<()> {
-        let open = self.handles.open_inode(number);
-        // After that: a commit that ends in between says so to who shares what is uncommitted.
-        let inode = match self.inode_in(&self.state(), number) {
-            Ok(inode) => inode,
-            Err(failure) => {
-                self.handles.close_inode(&open);
-                return Err(failure);
-            }
-        };
+        // It is in the table of open ones already: whoever commits in between tells so there.
+        let inode = self.inode_in(&self.state(), open.number)?;
         let (author, opener) = match flags.write || flags.truncate {
             true => caller.author_and_thread_group(),
             false => Default::default(),
@@ -171,14 +172,14 @@ impl FileSystem {
                 grant: grant.bound_to.zip(grant.fence),
                 owes_close_notice: AtomicBool::new(false),
             }),
-            inode: open,
+            inode: open.clone(),
             pin: parking_lot::Mutex::new(Pin {
                 content: inode.content().cloned().unwrap_or_default(),
                 revision: inode.content_revision,
             }),
         });
         if flags.truncate {
-            let mut state = handle.inode.state.lock();
+            let mut state = open.state.lock();
             state.truncate_at_open(handle.source(), !made, clock::wall())?;
         }
         self.handles.insert(id, Handle::File(handle));

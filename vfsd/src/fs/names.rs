@@ -294,13 +294,22 @@ impl FileSystem {
         match committed.outcome? {
             Done::Inode { inode, .. } => {
                 self.known.add(inode);
-                self.attr(inode.0).inspect_err(|_| {
-                    self.forget(inode.0, 1);
-                })
+                self.attr(inode.0)
+                    .map_err(|failure| self.not_made(inode, failure))
             }
             Done::Unit | Done::Session(_) | Done::Member(_) | Done::Appended { .. } => {
                 Err(FsError::Invalid.into())
             }
+        }
+    }
+
+    /// The failure of a call that made `inode`, counted it for the kernel and cannot give it. Where another node has
+    /// removed it since, the kernel looks the name up again and makes it once more.
+    pub(super) fn not_made(&self, inode: InodeNo, failure: Failure) -> Failure {
+        self.forget(inode.0, 1);
+        match failure {
+            Failure::Refused(FsError::NotFound) => Failure::Stale,
+            failure => failure,
         }
     }
 

@@ -17,6 +17,7 @@ use vfsd::state_machine::command::{Command, Remove, XattrMode};
 use vfsd::state_machine::ids::{HandleId, InodeNo};
 
 use crate::Cluster;
+use crate::shared_log::SharedLog;
 
 const ROOT: Caller = Caller {
     uid: 0,
@@ -92,17 +93,37 @@ fn a_file_without_a_name_that_is_written_while_somebody_looks_does_not_shrink() 
     });
 }
 
+/// Another node removes `x`.
+fn unlink(log: &SharedLog) {
+    let remove = Remove {
+        parent: InodeNo::ROOT,
+        name: b"x".to_vec(),
+    };
+    log.change(Command::Unlink(remove)).outcome.unwrap();
+}
+
 /// An open file of the first node that loses its name, on another one, just before the next proposal is taken.
 fn losing_its_name(cluster: &Cluster, options: &OpenOptions) -> File {
     let file = options.open(cluster.path(1, "x")).unwrap();
-    cluster.log.before_the_next_of(1, |log| {
+    cluster.log.before_the_next_of(1, unlink);
+    file
+}
+
+#[test]
+fn what_is_removed_before_its_maker_has_it_is_made_once_more() {
+    let cluster = Cluster::start();
+    cluster.log.behind_the_next_of(1, unlink);
+    fs::write(cluster.path(1, "x"), "mine").unwrap();
+    assert_eq!(fs::read(cluster.path(2, "x")).unwrap(), b"mine");
+    cluster.log.behind_the_next_of(1, |log| {
         let remove = Remove {
             parent: InodeNo::ROOT,
-            name: b"x".to_vec(),
+            name: b"d".to_vec(),
         };
-        log.change(Command::Unlink(remove)).outcome.unwrap();
+        log.change(Command::Rmdir(remove)).outcome.unwrap();
     });
-    file
+    fs::create_dir(cluster.path(1, "d")).unwrap();
+    assert!(cluster.path(2, "d").is_dir());
 }
 
 #[test]

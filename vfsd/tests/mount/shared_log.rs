@@ -31,7 +31,8 @@ pub struct SharedLog {
     held_back: Mutex<HashMap<NodeId, Arc<StateMachine>>>,
     /// Nodes whose own deadline has passed.
     without_session: Mutex<HashSet<NodeId>>,
-    quicker: Mutex<Quicker>,
+    quicker: Mutex<Hook>,
+    slower: Mutex<Hook>,
     faults: AtomicU64,
 }
 
@@ -41,8 +42,8 @@ type Stalled = Box<dyn FnOnce() -> bool + Send>;
 /// What an entry has of a proposal besides its author.
 type Asked = (Origin, Option<FencingToken>);
 
-/// What happens before the next proposal of a node is taken.
-type Quicker = Option<(NodeId, Box<dyn FnOnce(&SharedLog) + Send>)>;
+/// What happens around the next proposal of a node.
+type Hook = Option<(NodeId, Box<dyn FnOnce(&SharedLog) + Send>)>;
 
 impl SharedLog {
     pub fn new() -> Arc<Self> {
@@ -59,6 +60,7 @@ impl SharedLog {
             held_back: Mutex::default(),
             without_session: Mutex::default(),
             quicker: Mutex::default(),
+            slower: Mutex::default(),
             faults: AtomicU64::new(0),
         });
         log.change(Command::RaiseLevel(Level::KNOWN));
@@ -153,6 +155,18 @@ impl SharedLog {
     /// Lets another be quicker than the next proposal of node `number`: its kernel has looked already.
     pub fn before_the_next_of(&self, number: u64, quicker: impl FnOnce(&Self) + Send + 'static) {
         *self.quicker.lock().unwrap() = Some((NodeId(number), Box::new(quicker)));
+    }
+
+    /// Lets something happen between the next entry of node `number` and the answer to whoever proposed it.
+    pub fn behind_the_next_of(&self, number: u64, slower: impl FnOnce(&Self) + Send + 'static) {
+        *self.slower.lock().unwrap() = Some((NodeId(number), Box::new(slower)));
+    }
+
+    fn hook(of: &Mutex<Hook>, node: NodeId, log: &Self) {
+        let hook = of.lock().unwrap().take_if(|(at, _)| *at == node);
+        if let Some((_, happens)) = hook {
+            happens(log);
+        }
     }
 
     /// Applies a change that no node of this process has asked for.
@@ -267,13 +281,7 @@ struct TestNode {
 impl Proposer for TestNode {
     fn propose(&self, proposal: Proposal) -> ProposerFuture<Result<Committed, ProposeError>> {
         let log = self.log.clone();
-        let quicker = {
-            let mut quicker = log.quicker.lock().unwrap();
-            quicker.take_if(|(node, _)| *node == self.node)
-        };
-        if let Some((_, change)) = quicker {
-            change(&log);
-        }
+        SharedLog::hook(&log.quicker, self.node, &log);
         if !self.log.quorum.load(Ordering::SeqCst) {
             self.log.refused.fetch_add(1, Ordering::SeqCst);
             return Box::pin(async { Err(ProposeError::NoQuorum("the test says so".into())) });
@@ -294,7 +302,9 @@ impl Proposer for TestNode {
         };
         let commit = move || {
             let asked = (origin, proposal.fence);
+            let node = author.node;
             let applied = log.append(author, Some(asked), proposal.command);
+            SharedLog::hook(&log.slower, node, &log);
             if log.loses_answers.load(Ordering::SeqCst) {
                 return Err(ProposeError::TimedOut(0));
             }
