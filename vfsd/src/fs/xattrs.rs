@@ -6,6 +6,7 @@ use super::caller::Caller;
 use super::errno::FsResult;
 use super::file_system::FileSystem;
 use super::proposer::ProposeError;
+use super::virtual_tree::{Node, VirtualNode};
 use crate::clock;
 use crate::limits::XATTRS_BYTES_MAX;
 use crate::state_machine::StateMachine;
@@ -19,6 +20,8 @@ use crate::state_machine::lock::Hold;
 const AUTHOR: &str = "user.vfs.author";
 /// The newest revision of a directory and of anything beneath it.
 const TREE_REVISION: &str = "user.vfs.tree_rev";
+/// Of `/.vfs` alone: the last entry that is applied on this node.
+const APPLIED: &str = "user.vfs.applied";
 
 impl FileSystem {
     /// Value of an attribute.
@@ -27,6 +30,9 @@ impl FileSystem {
     /// [`FsError::NoAttribute`], [`FsError::NotFound`].
     pub fn xattr(&self, node: u64, name: &OsStr) -> FsResult<Vec<u8>> {
         let state = self.state();
+        if name == APPLIED && Node::of(node) == Node::Virtual(VirtualNode::ROOT) {
+            return Ok(state.applied().to_string().into_bytes());
+        }
         let inode = self.inode_of(&state, node)?.ok_or(FsError::NoAttribute)?;
         let name = known_name(name)?;
         let value = match name {
@@ -77,7 +83,7 @@ impl FileSystem {
     ) -> FsResult<()> {
         let inode = self.tree_inode(node)?;
         let name = known_name(name)?.to_owned();
-        if name == AUTHOR || name == TREE_REVISION {
+        if [AUTHOR, TREE_REVISION, APPLIED].contains(&name.as_str()) {
             return Err(FsError::NotPermitted.into());
         }
         if self.state().tree().inode(inode).is_none() {

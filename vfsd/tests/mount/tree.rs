@@ -191,6 +191,39 @@ fn the_revision_of_a_tree_moves_with_whatever_changes_beneath() {
     );
 }
 
+/// "While it stands still, nothing has changed that the members share": it moves with the end of a lock too, which is
+/// no change of the tree.
+#[test]
+fn the_last_applied_entry_tells_of_a_lock_that_ends_without_going_away() {
+    let cluster = Cluster::start();
+    run(
+        &cluster,
+        r#"
+        applied() { getfattr --only-values -n user.vfs.applied "$1"; }
+        rev() { getfattr --only-values -n user.vfs.tree_rev "$1"; }
+        owner() { getfattr --only-values -n user.lk.owner $B/lk/dsm/n1; }
+        before=$(applied $A/.vfs)
+        echo one > $B/mid/x
+        [ "$(applied $A/.vfs)" -gt "$before" ] || { echo "a save is missed"; exit 1; }
+        set -C; exec 6> $A/lk/dsm/n1; set +C
+        [ "$(owner)" = n1 ]
+        granted=$(applied $B/.vfs); tree=$(rev $B/lk)
+        [ "$granted" = "$(applied $A/.vfs)" ]
+        cat $B/mid/x > /dev/null; ls -R $B/lk > /dev/null
+        [ "$(applied $B/.vfs)" = "$granted" ] || { echo "a reader moved it"; exit 1; }
+        exec 6>&-
+        until [ "$(owner)" = none ]; do :; done
+        [ "$(applied $B/.vfs)" -gt "$granted" ] || { echo "the end of a lock is missed"; exit 1; }
+        [ "$(rev $B/lk)" = "$tree" ] || { echo "SEMANTICS.md says otherwise"; exit 1; }
+        (applied $A/mid) 2>&1 | grep -q 'No such attribute'
+        (applied $A/.vfs/now) 2>&1 | grep -q 'No such attribute'
+        (setfattr -n user.vfs.applied -v 1 $A/mid) 2>&1 | grep -q 'not permitted'
+        (setfattr -n user.vfs.applied -v 1 $A/.vfs) 2>&1 | grep -q 'Read-only'
+        [ -z "$(getfattr -m - $A/.vfs)" ] || { echo "it is listed"; exit 1; }
+        "#,
+    );
+}
+
 /// A directory is listed as it was when the listing began, whatever goes and comes meanwhile.
 #[test]
 fn a_listing_tells_each_name_once_while_others_go_and_come() {
