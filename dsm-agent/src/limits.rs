@@ -26,6 +26,10 @@ pub const DEPLOYMENT_DEPTH_MAX: usize = 16;
 /// Most wishes that one agent looks after; more would make the minute's sweep longer than the minute.
 pub const DEPLOYMENTS_MAX: usize = 20_000;
 
+/// Deployments of which the agent keeps what it has read, as long as nothing moves: tens of KiB each. Of more, the rest
+/// is read again with each look.
+pub const VIEWS_KEPT_MAX: usize = 1_000;
+
 /// Largest value of `policy.max_unavailable`: each slot is a lock file.
 pub const MAX_UNAVAILABLE_MAX: u64 = 39;
 

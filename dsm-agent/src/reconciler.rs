@@ -20,10 +20,11 @@ use crate::engine::view::{ClusterView, View, WishFile};
 use crate::host::executor::Executor;
 use crate::host::uid_memory::UidMemory;
 use crate::limits::ROUNDS_A_PASS_MAX;
+use crate::mount::kept::Kept;
 use crate::mount::paths;
 use crate::mount::performer::{PerformError, Performed, Performer};
 use crate::mount::run_store::{RecordError, RunStore, error_text};
-use crate::mount::shared_tree::{LockAttempt, TreeError};
+use crate::mount::shared_tree::{LockAttempt, Standing, TreeError, TreeMark};
 use crate::mount::watcher::{TreeWatcher, base_directories};
 use crate::mount::wish_index::WishIndex;
 
@@ -59,14 +60,23 @@ pub struct Reconciler {
     memory: UidMemory,
     engine: Mutex<Engine>,
     cluster: Mutex<ClusterView>,
-    index: Mutex<WishIndex>,
+    index: Mutex<Index>,
     /// Locks that are held, with the fence they were granted.
     locks: Mutex<BTreeMap<(DeploymentId, String), u64>>,
+    /// All of these locks were seen to hold, by how things stood then.
+    locks_seen: Mutex<Kept<Standing, ()>>,
     presence: Mutex<Option<u64>>,
     watcher: Mutex<Option<TreeWatcher>>,
     /// Directories watched for each deployment.
     watched: Mutex<BTreeMap<DeploymentId, BTreeSet<String>>>,
     is_stopping: std::sync::atomic::AtomicBool,
+}
+
+/// Which deployments there are, and the tree's mark of before they were listed.
+#[derive(Default)]
+struct Index {
+    index: Arc<WishIndex>,
+    listed: Kept<TreeMark, ()>,
 }
 
 /// What a reconciler is made of.
@@ -101,6 +111,7 @@ impl Reconciler {
             cluster: Mutex::default(),
             index: Mutex::default(),
             locks: Mutex::default(),
+            locks_seen: Mutex::default(),
             presence: Mutex::default(),
             watcher: Mutex::default(),
             watched: Mutex::default(),
@@ -137,12 +148,13 @@ impl Reconciler {
         let mut has_scanned = false;
         let mut round = 0;
         for _ in 0..ROUNDS_A_PASS_MAX {
-            let index = lock(&self.index).clone();
-            let mut view = match self.store.view(id, round, clock::now(), &index) {
+            let index = self.index();
+            let standing = self.standing();
+            let mut view = match self.store.view(id, round, clock::now(), &index, standing) {
                 Ok(view) => view,
                 Err(error) => return self.refused(id, Vec::new(), &error),
             };
-            if self.watch(&view) {
+            if self.watch(&view, standing.map(|standing| standing.mark)) {
                 continue;
             }
             // Whether a wish is new or came from another name shows only in an index that is newer than the wish.
@@ -281,41 +293,61 @@ impl Reconciler {
     /// # Errors
     /// [`TreeError`]: the index stays as it was.
     pub fn scan(&self) -> Result<(), TreeError> {
+        let mark = self.mark();
+        let is_known = lock(&self.index).listed.under(mark.as_ref()).is_some();
+        if !is_known {
+            self.list_wishes(mark)?;
+        }
+        let base = base_directories(&self.index().folders);
+        if self.rewatch(&base, &base, mark) {
+            // Something may have been made in a new directory before it was watched.
+            lock(&self.index).listed.forget();
+            return self.scan();
+        }
+        Ok(())
+    }
+
+    fn list_wishes(&self, mark: Option<TreeMark>) -> Result<(), TreeError> {
         let fresh = WishIndex::scan(self.store.tree().as_ref())?;
         if fresh.is_cut {
             tracing::error!(
                 "there are more wishes than this agent looks after; the rest is left alone"
             );
         }
-        let base = base_directories(&fresh.folders);
-        let before = {
-            let mut index = lock(&self.index);
-            std::mem::replace(&mut *index, fresh.clone())
+        let (before, now) = {
+            let mut known = lock(&self.index);
+            let before = Arc::clone(&known.index);
+            if *before != fresh {
+                known.index = Arc::new(fresh);
+            }
+            known.listed.keep(mark, ());
+            (before, Arc::clone(&known.index))
         };
-        let added = self.rewatch(&base);
-        for id in fresh.all().union(&before.all()) {
-            let moved = fresh.wishes.get(id) != before.wishes.get(id)
-                || fresh.records.contains(id) != before.records.contains(id);
+        let all = now.all();
+        self.store.keep_only(&all);
+        for id in all.union(&before.all()) {
+            let moved = now.wishes.get(id) != before.wishes.get(id)
+                || now.records.contains(id) != before.records.contains(id);
             if moved {
                 self.order(Order::Look(id.clone()));
             }
         }
-        if added {
-            // Something may have been made in a new directory before it was watched.
-            return self.scan();
-        }
         Ok(())
+    }
+
+    fn index(&self) -> Arc<WishIndex> {
+        Arc::clone(&lock(&self.index).index)
     }
 
     /// Asks for a look at every deployment.
     pub fn look_at_all(&self) {
-        for id in lock(&self.index).all() {
+        for id in self.index().all() {
             self.order(Order::Look(id));
         }
     }
 
     /// Watches what the view's deployment consists of; true if a watch is new, so that it has to be read again.
-    fn watch(&self, view: &View) -> bool {
+    fn watch(&self, view: &View, mark: Option<TreeMark>) -> bool {
         let id = &view.id;
         let record = paths::record(id);
         let mut wanted: BTreeSet<String> = ["plans", "observed", "requests", "log"]
@@ -335,19 +367,27 @@ impl Reconciler {
             nodes.extend(generation.logs.keys());
         }
         wanted.extend(nodes.into_iter().map(|node| paths::log_dir(id, node)));
-        lock(&self.watched).insert(id.clone(), wanted);
-        let base = base_directories(&lock(&self.index).folders);
-        self.rewatch(&base)
+        lock(&self.watched).insert(id.clone(), wanted.clone());
+        let base = base_directories(&self.index().folders);
+        wanted.extend(base.iter().cloned());
+        self.rewatch(&base, &wanted, mark)
     }
 
-    fn rewatch(&self, base: &BTreeSet<String>) -> bool {
+    /// Looks for those of the directories `tried` that are not watched yet. Others' are tried when they are looked at:
+    /// what comes into being tells of itself, for the directory above it is watched.
+    fn rewatch(
+        &self,
+        base: &BTreeSet<String>,
+        tried: &BTreeSet<String>,
+        mark: Option<TreeMark>,
+    ) -> bool {
         let mut wanted = base.clone();
         for directories in lock(&self.watched).values() {
             wanted.extend(directories.iter().cloned());
         }
         lock(&self.watcher)
             .as_mut()
-            .is_some_and(|watcher| watcher.watch(&wanted))
+            .is_some_and(|watcher| watcher.watch(&wanted, tried, mark))
     }
 
     /// Acts on a change at `path`; whether wishes may have come or gone is for [`Reconciler::scan`] to find.
@@ -361,7 +401,7 @@ impl Reconciler {
                 self.order(Order::Look(id));
             }
         } else if path.starts_with(paths::AGENTS) {
-            self.refresh_cluster();
+            self.refresh_cluster(self.mark());
         } else {
             self.look_at_path(path);
         }
@@ -380,16 +420,16 @@ impl Reconciler {
                 .strip_prefix(outer)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        for id in lock(&self.index).all() {
+        for id in self.index().all() {
             if covers(id.as_str(), rest) || covers(rest, id.as_str()) {
                 self.order(Order::Look(id));
             }
         }
     }
 
-    /// Reads members, presence and facts.
-    pub fn refresh_cluster(&self) {
-        match self.store.cluster(&self.node) {
+    /// Reads members, presence and facts, unless nothing has moved since they were read.
+    fn refresh_cluster(&self, mark: Option<TreeMark>) {
+        match self.store.cluster(&self.node, mark) {
             Ok(cluster) => {
                 *lock(&self.cluster) = cluster.clone();
                 self.tell(Event::Cluster(cluster));
@@ -400,17 +440,44 @@ impl Reconciler {
         }
     }
 
+    /// The tree's mark. A tree that does not answer tells none: then everything is read, and says what is wrong.
+    fn mark(&self) -> Option<TreeMark> {
+        self.store.tree().mark().unwrap_or(None)
+    }
+
+    /// How things stand, if the tree tells it and presence holds.
+    fn standing(&self) -> Option<Standing> {
+        let mark = self.mark()?;
+        let presence = (*lock(&self.presence))?;
+        let tree = self.store.tree();
+        let fence = tree.fence(&paths::presence(&self.node)).unwrap_or(None);
+        (fence == Some(presence)).then_some(Standing { mark, presence })
+    }
+
     /// Looks at fences, locks, presence and members. Blocks as long as the tree does.
+    ///
+    /// Two numbers tell whether there is anything to look at. While the tree's mark stands still, nothing that the
+    /// members share has changed; and while the fence of presence can be read, this node's session is the one under
+    /// which all its locks were granted, which ends by time alone.
     pub fn heartbeat(&self) {
         self.executor.look_at_fences();
-        self.check_locks();
-        if let Err(error) = self.ensure_presence() {
+        let mark = self.mark();
+        let presence = self.look_at_presence();
+        let held = presence.as_ref().copied().unwrap_or(None);
+        let standing = mark
+            .zip(held)
+            .map(|(mark, presence)| Standing { mark, presence });
+        if lock(&self.locks_seen).under(standing.as_ref()).is_none() {
+            self.check_locks();
+            lock(&self.locks_seen).keep(standing, ());
+        }
+        if let Err(error) = presence.and_then(|held| self.ensure_presence(held)) {
             tracing::warn!(
                 reason = error_text(&error),
                 "no presence: this node takes no part"
             );
         }
-        self.refresh_cluster();
+        self.refresh_cluster(mark);
     }
 
     fn check_locks(&self) {
@@ -436,27 +503,30 @@ impl Reconciler {
         });
     }
 
-    /// Takes the presence lock unless it is held.
-    ///
-    /// # Errors
-    /// [`TreeError`].
-    pub fn ensure_presence(&self) -> Result<(), TreeError> {
-        if self.is_stopping.load(std::sync::atomic::Ordering::Acquire) {
-            return Ok(());
-        }
+    /// The fence of presence, if it is held and holds still.
+    fn look_at_presence(&self) -> Result<Option<u64>, TreeError> {
         let path = paths::presence(&self.node);
         let tree = self.store.tree();
         let mut presence = lock(&self.presence);
-        if let Some(fence) = *presence {
-            if tree.fence(&path)? == Some(fence) {
-                return Ok(());
-            }
+        let Some(fence) = *presence else {
+            return Ok(None);
+        };
+        if tree.fence(&path)? != Some(fence) {
             tree.forget(&path);
             *presence = None;
         }
-        if let LockAttempt::Granted(fence) = tree.try_lock(&path)? {
+        Ok(*presence)
+    }
+
+    /// Takes the presence lock unless it is `held`.
+    fn ensure_presence(&self, held: Option<u64>) -> Result<(), TreeError> {
+        if held.is_some() || self.is_stopping.load(std::sync::atomic::Ordering::Acquire) {
+            return Ok(());
+        }
+        let attempt = self.store.tree().try_lock(&paths::presence(&self.node))?;
+        if let LockAttempt::Granted(fence) = attempt {
             tracing::info!(fence, "presence taken");
-            *presence = Some(fence);
+            *lock(&self.presence) = Some(fence);
         }
         Ok(())
     }
@@ -464,6 +534,8 @@ impl Reconciler {
     /// After a new mount: nothing that was held or watched is any more.
     pub fn reopen(&self) {
         self.store.forget();
+        lock(&self.locks_seen).forget();
+        lock(&self.index).listed.forget();
         let held: Vec<_> = lock(&self.locks).keys().cloned().collect();
         for (deployment, name) in held {
             self.lose(deployment, name);

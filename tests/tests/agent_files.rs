@@ -1,8 +1,8 @@
 //! Agents on real nodes with the smallest driver: a wish becomes a file on each node, whatever crashes in between.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use system_tests::cluster::Node;
 use system_tests::crash::BOUNDARIES;
@@ -169,4 +169,52 @@ fn many_saves_within_a_second_end_in_the_last() -> Result<()> {
         Ok(all)
     })?;
     deployment.wait_for(n3, "Active", 1, FILE_MAX).map(drop)
+}
+
+/// Time over which an idle agent's requests are counted.
+const IDLE_FOR: Duration = Duration::from_secs(10);
+
+/// A second of an idle agent: the mark, its fence, the mount's root, and what the kernel asks before each.
+const IDLE_REQUESTS_A_SECOND_MAX: u64 = 15;
+
+/// The sweep of one deployment, if it falls into that time.
+const SWEEP_REQUESTS_MAX: u64 = 600;
+
+#[test]
+fn an_idle_agent_asks_little_and_notices_all_over_a_new_mount() -> Result<()> {
+    let mounted = Mounted::boot_with_agents(3)?;
+    let [n1, n2, n3] = mounted.three()?;
+    let deployment = Deployment::new(NAME);
+    deployment.wish(n1, &wish(&["n1", "n2", "n3"], "one\n"))?;
+    deployment.wait_for(n1, "Active", 1, FILE_MAX)?;
+    let most = IDLE_FOR.as_secs() * IDLE_REQUESTS_A_SECOND_MAX + SWEEP_REQUESTS_MAX;
+    wait_until("an agent that asks little", FILE_MAX, || {
+        let (since, before) = (Instant::now(), reads_of_vfsd(n2)?);
+        wait_until("the time of counting", FILE_MAX, || {
+            Ok(since.elapsed() >= IDLE_FOR)
+        })?;
+        Ok(reads_of_vfsd(n2)? - before <= most)
+    })?;
+    // What it keeps open belongs to the old mount, then to the old daemon.
+    n2.sh("umount -l /vfs")?;
+    wait_for_tree(n2)?;
+    deployment.wish(n1, &wish(&["n1", "n2", "n3"], "two\n"))?;
+    deployment.wait_for(n1, "Active", 2, FILE_MAX)?;
+    n2.sh("systemctl kill --signal=KILL vfsd")?;
+    wait_for_tree(n2)?;
+    deployment.wish(n3, &wish(&["n1", "n2", "n3"], "three\n"))?;
+    deployment.wait_for(n3, "Active", 3, FILE_MAX)?;
+    for node in [n1, n2, n3] {
+        assert_eq!(node.sh(&format!("cat {TARGET}"))?, "three\n");
+    }
+    // A dead agent is noticed by those that have nothing else to do.
+    n3.sh("systemctl stop dsm-agent")?;
+    deployment.wait_for_words(n1, &["node n3 has no presence"], FILE_MAX)
+}
+
+/// How often the daemon has read: the kernel's requests, and little else.
+fn reads_of_vfsd(node: &Node) -> Result<u64> {
+    let io = node.sh("cat /proc/$(systemctl show -P MainPID vfsd)/io")?;
+    let reads = io.lines().find_map(|line| line.strip_prefix("syscr: "));
+    Ok(reads.context("no syscr")?.trim().parse()?)
 }

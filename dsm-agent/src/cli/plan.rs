@@ -119,7 +119,7 @@ fn plan_input(
     }
     let status = place.store.json_any(paths::STATUS)?.unwrap_or(Value::Null);
     let here = text(&status, "node");
-    let cluster = place.store.cluster(&here)?;
+    let cluster = place.store.cluster(&here, None)?;
     let seen: BTreeMap<String, Observed> = place.store.observations(id)?;
     let mut observed = BTreeMap::new();
     let mut guessed = Vec::new();

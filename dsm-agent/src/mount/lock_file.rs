@@ -82,7 +82,7 @@ impl LockFiles {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(None),
             Err(error) => return Err(error),
         };
-        match parse_fence(xattr::read_file(&file, FENCE)?) {
+        match xattr::read_file_number(&file, FENCE)? {
             Some(fence) => Ok(Some((file, fence))),
             // Granted and void already: the session ended in between.
             None => Ok(None),
@@ -135,12 +135,13 @@ impl LockFiles {
     /// The operating system's error; a missing file or fence is none.
     pub fn fence(&self, path: &str) -> std::io::Result<Option<u64>> {
         if let Some(file) = self.files().get(path) {
-            return Ok(parse_fence(xattr::read_file(file, FENCE)?));
+            return xattr::read_file_number(file, FENCE);
         }
-        match self.view(path)? {
-            LockView::Held(_) => Ok(parse_fence(xattr::read(&self.root.join(path), FENCE)?)),
-            LockView::Free | LockView::Delayed => Ok(None),
+        // A lock that has ended has no fence in the filesystem; on a plain directory the last one's stands there still.
+        if self.keeper != LockKeeper::Filesystem && !matches!(self.view(path)?, LockView::Held(_)) {
+            return Ok(None);
         }
+        xattr::read_number(&self.root.join(path), FENCE)
     }
 
     /// Who holds a lock file.
@@ -202,10 +203,6 @@ impl LockFiles {
         // A panic elsewhere leaves the map as it was: whole entries only.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn parse_fence(raw: Option<Vec<u8>>) -> Option<u64> {
-    String::from_utf8(raw?).ok()?.trim().parse().ok()
 }
 
 fn flock(file: &File, operation: i32) -> bool {

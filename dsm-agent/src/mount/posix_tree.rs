@@ -2,7 +2,7 @@
 //!
 //! Invariants: reads go through `/.vfs/now`; a content change is committed and its error known when the call returns,
 //! because the descriptor is closed by hand. The root is found by path in each call, so a new mount at the same place
-//! is used at once.
+//! is used at once; only marks are asked of a descriptor that is kept (`mark_directory.rs`).
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::lock_file::{GUARD, LockFiles, LockKeeper};
+use super::mark_directory::MarkDirectory;
 use super::paths;
 use super::shared_tree::{
-    Committed, EntryKind, LockAttempt, SharedTree, TreeCondition, TreeEntry, TreeError,
+    Committed, EntryKind, LockAttempt, SharedTree, TreeCondition, TreeEntry, TreeError, TreeMark,
 };
 use super::xattr;
 use crate::engine::view::LockView;
@@ -23,6 +24,7 @@ use crate::limits::RECORD_BYTES_MAX;
 
 const REVISION: &str = "user.vfs.rev";
 const INODE: &str = "user.vfs.ino";
+const TREE_REVISION: &str = "user.vfs.tree_rev";
 const HISTORY: &str = "user.vfs.history";
 
 /// See the head of this file.
@@ -32,6 +34,7 @@ pub struct PosixTree {
     committed: PathBuf,
     is_plain: bool,
     locks: LockFiles,
+    marks: MarkDirectory,
 }
 
 impl PosixTree {
@@ -42,6 +45,7 @@ impl PosixTree {
             committed: root.join(".vfs/now"),
             is_plain: false,
             locks: LockFiles::new(root, LockKeeper::Filesystem),
+            marks: MarkDirectory::default(),
         }
     }
 
@@ -58,6 +62,7 @@ impl PosixTree {
                     node: node.to_owned(),
                 },
             ),
+            marks: MarkDirectory::default(),
         }
     }
 
@@ -159,7 +164,7 @@ impl SharedTree for PosixTree {
             } else {
                 xattr::read_file(&file, name).map_err(fail)?
             };
-            Ok(raw.and_then(|raw| String::from_utf8(raw).ok()?.trim().parse().ok()))
+            Ok(raw.and_then(xattr::number))
         };
         // Without the filesystem's marks (records, plain directories) the change time stands for the revision.
         let changed =
@@ -348,6 +353,29 @@ impl SharedTree for PosixTree {
 
     fn forget(&self, path: &str) {
         self.locks.forget(path);
+    }
+
+    fn mark(&self) -> Result<Option<TreeMark>, TreeError> {
+        if self.is_plain {
+            return Ok(None);
+        }
+        self.marks
+            .mark(&self.root.join(".vfs"))
+            .map_err(|error| failure("read the mark of", ".vfs", error))
+    }
+
+    fn tree_revision(&self, directory: &str) -> Result<Option<u64>, TreeError> {
+        if self.is_plain {
+            return Ok(None);
+        }
+        match xattr::read_number(&self.root.join(directory), TREE_REVISION) {
+            Err(error) if is_absent(&error) => Ok(None),
+            other => other.map_err(|error| failure("read the revision of", directory, error)),
+        }
+    }
+
+    fn forget_mark(&self) {
+        self.marks.forget();
     }
 
     fn barrier(&self) -> Result<(), TreeError> {

@@ -2,15 +2,18 @@
 //!
 //! Invariants: a file that is empty is not there yet (its creation and its content are two commits); what cannot be
 //! read becomes a trouble of that deployment and never stops another; intents and plans never change, so they are kept.
+//! Whatever else was read is kept as long as the tree says that nothing has moved since (`kept.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::kept::Kept;
 use super::paths;
-use super::shared_tree::{EntryKind, SharedTree, TreeError};
+use super::shared_tree::{Committed, EntryKind, SharedTree, Standing, TreeError, TreeMark};
 use super::wish_index::WishIndex;
 use crate::engine::action::PLANNER_LOCK;
 use crate::engine::desired::Desired;
@@ -18,18 +21,92 @@ use crate::engine::document::{self, Format};
 use crate::engine::id::{DeploymentId, FileKind, Generation, classify};
 use crate::engine::log::NodeLog;
 use crate::engine::record::{
-    Claims, FORMAT, FormatHead, GenerationResult, Intent, NodeRecord, Observed, PlanRecord,
+    Claims, FORMAT, FormatHead, GenerationResult, Intent, NodeRecord, Observed, Phase, PlanRecord,
     Request, SealedSecret, Status, Trouble, WishRecord,
 };
 use crate::engine::view::{
-    ClusterView, GenerationView, View, WishDocument, WishFile, WishRecordOf,
+    ClusterView, GenerationView, LockView, View, WishDocument, WishFile, WishRecordOf,
 };
-use crate::limits::{GENERATIONS_SHOWN_MAX, SECRETS_MAX};
+use crate::limits::{GENERATIONS_SHOWN_MAX, SECRETS_MAX, VIEWS_KEPT_MAX};
 
 /// See the head of this file.
 pub struct RunStore {
     tree: Arc<dyn SharedTree>,
     kept: Mutex<BTreeMap<DeploymentId, (Intent, PlanRecord)>>,
+    cluster: Mutex<KeptCluster>,
+    views: Mutex<BTreeMap<DeploymentId, KeptView>>,
+    /// Readings that the tree has refused. Some are left out of what is put together then, which must not be kept.
+    refused: AtomicU64,
+}
+
+/// What was read of a deployment: as a whole, and the record alone, which most entries of a busy cluster leave as it
+/// is.
+#[derive(Default)]
+struct KeptView {
+    whole: Kept<(Standing, Arc<WishIndex>), Found>,
+    record: Kept<u64, Arc<RecordFiles>>,
+}
+
+/// What lies below a deployment's directory in `/run`, but for its secrets: who can open them is no matter of the
+/// files alone.
+#[derive(Clone)]
+struct RecordFiles {
+    record: Option<WishRecord>,
+    generation: Option<GenerationView>,
+    observed: BTreeMap<String, Observed>,
+    requests: BTreeMap<String, Request>,
+    told: Option<Phase>,
+    broken: Vec<Trouble>,
+}
+
+/// All that a view rests on.
+#[derive(Clone)]
+struct Found {
+    files: Arc<RecordFiles>,
+    wish: WishFile,
+    secrets: BTreeMap<String, BTreeSet<String>>,
+    planner: LockView,
+    adoptable: Option<WishRecordOf>,
+    successor: Option<(DeploymentId, bool)>,
+}
+
+impl Found {
+    fn view(self, id: &DeploymentId, round: u32, now: String) -> View {
+        let files = Arc::unwrap_or_clone(self.files);
+        View {
+            id: id.clone(),
+            round,
+            now,
+            remembered_uid: None,
+            wish: self.wish,
+            record: files.record,
+            generation: files.generation,
+            observed: files.observed,
+            requests: files.requests,
+            secrets: self.secrets,
+            planner: self.planner,
+            adoptable: self.adoptable,
+            successor: self.successor,
+            told: files.told,
+            broken: files.broken,
+        }
+    }
+}
+
+/// What was read of the cluster, as a whole and in parts: most entries of a busy cluster change no node's record.
+#[derive(Default)]
+struct KeptCluster {
+    whole: Kept<TreeMark, ClusterView>,
+    /// Names of the presence locks, by the revision of their directory. Who holds one is no matter of revisions.
+    presence: Kept<u64, Vec<String>>,
+    /// Facts and this node's claims, by the revision of their directory and the members that were asked for.
+    nodes: Kept<(u64, BTreeSet<String>), NodeFiles>,
+}
+
+#[derive(Clone)]
+struct NodeFiles {
+    records: BTreeMap<String, NodeRecord>,
+    claims: Claims,
 }
 
 /// A record that cannot be used.
@@ -54,6 +131,9 @@ impl RunStore {
         Self {
             tree,
             kept: Mutex::new(BTreeMap::new()),
+            cluster: Mutex::default(),
+            views: Mutex::default(),
+            refused: AtomicU64::new(0),
         }
     }
 
@@ -62,7 +142,8 @@ impl RunStore {
         &self.tree
     }
 
-    /// Everything that a decision about `id` rests on.
+    /// Everything that a decision about `id` rests on. `standing` is how things stood before; what was read under the
+    /// same one and the same index is not read again.
     ///
     /// # Errors
     /// [`TreeError`] when the tree does not answer; broken records are part of the view.
@@ -71,21 +152,54 @@ impl RunStore {
         id: &DeploymentId,
         round: u32,
         now: String,
-        index: &WishIndex,
+        index: &Arc<WishIndex>,
+        standing: Option<Standing>,
     ) -> Result<View, TreeError> {
-        let mut broken = Vec::new();
+        let standing = standing.map(|standing| (standing, Arc::clone(index)));
+        let kept = self.kept_view(id, |kept| kept.whole.under(standing.as_ref()).cloned());
+        if let Some(found) = kept {
+            return Ok(found.view(id, round, now));
+        }
+        let refused = self.refused();
+        let found = self.find(id, index)?;
+        if self.refused() == refused {
+            let keep = found.clone();
+            self.keep_view(id, |kept| kept.whole.keep(standing, keep));
+        }
+        Ok(found.view(id, round, now))
+    }
+
+    fn find(&self, id: &DeploymentId, index: &WishIndex) -> Result<Found, TreeError> {
         let wish = self.wish_file(id)?;
-        let record = note(self.wish_record(id), &mut broken)?.flatten();
-        let generation = note(self.newest_generation(id), &mut broken)?.flatten();
-        let planner = self.tree.lock_view(&paths::lock(id, PLANNER_LOCK))?;
-        let adoptable = match (&wish, &record) {
+        let files = self.record_files(id)?;
+        let adoptable = match (&wish, &files.record) {
             (WishFile::Present(document), None) => self.adoptable(id, document.inode, index)?,
             _ => None,
         };
-        let successor = match (&wish, &record) {
+        let successor = match (&wish, &files.record) {
             (WishFile::Absent, Some(record)) => self.successor(id, record.inode, index)?,
             _ => None,
         };
+        Ok(Found {
+            secrets: self.secret_recipients(id)?,
+            planner: self.tree.lock_view(&paths::lock(id, PLANNER_LOCK))?,
+            files,
+            wish,
+            adoptable,
+            successor,
+        })
+    }
+
+    fn record_files(&self, id: &DeploymentId) -> Result<Arc<RecordFiles>, TreeError> {
+        let revision = self.tree.tree_revision(&paths::record(id))?;
+        let kept = self.kept_view(id, |kept| kept.record.under(revision.as_ref()).cloned());
+        if let Some(files) = kept {
+            return Ok(files);
+        }
+        let refused = self.refused();
+        let mut broken = Vec::new();
+        let record = note(self.wish_record(id), &mut broken)?.flatten();
+        let generation = note(self.newest_generation(id), &mut broken)?.flatten();
         let told = match &record {
             Some(record) if record.removal.is_some() => {
                 let status: Option<Status> = self.json(&paths::status_json(id)).unwrap_or(None);
@@ -93,23 +207,43 @@ impl RunStore {
             }
             _ => None,
         };
-        Ok(View {
-            id: id.clone(),
-            told,
-            remembered_uid: None,
-            round,
-            now,
-            wish,
+        let files = Arc::new(RecordFiles {
             record,
             generation,
             observed: self.observations(id)?,
             requests: self.open_requests(id)?,
-            secrets: self.secret_recipients(id)?,
-            planner,
-            adoptable,
-            successor,
+            told,
             broken,
-        })
+        });
+        if self.refused() == refused {
+            self.keep_view(id, |kept| kept.record.keep(revision, Arc::clone(&files)));
+        }
+        Ok(files)
+    }
+
+    /// Forgets what was read of deployments that are no more.
+    pub fn keep_only(&self, deployments: &BTreeSet<DeploymentId>) {
+        self.kept_views().retain(|id, _| deployments.contains(id));
+    }
+
+    fn kept_view<T>(
+        &self,
+        id: &DeploymentId,
+        find: impl FnOnce(&KeptView) -> Option<T>,
+    ) -> Option<T> {
+        self.kept_views().get(id).and_then(find)
+    }
+
+    fn keep_view(&self, id: &DeploymentId, keep: impl FnOnce(&mut KeptView)) {
+        let mut views = self.kept_views();
+        if views.contains_key(id) || views.len() < VIEWS_KEPT_MAX {
+            keep(views.entry(id.clone()).or_default());
+        }
+    }
+
+    fn kept_views(&self) -> std::sync::MutexGuard<'_, BTreeMap<DeploymentId, KeptView>> {
+        // A panic elsewhere leaves whole values only.
+        self.views.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What lies under a deployment's name in `/mid` or `/ctx`.
@@ -291,7 +425,10 @@ impl RunStore {
 
     /// Forgets what was kept: after a new mount the tree may be another one.
     pub fn forget(&self) {
+        self.tree.forget_mark();
         self.kept().clear();
+        *self.kept_cluster() = KeptCluster::default();
+        self.kept_views().clear();
     }
 
     /// This node's log of a generation, as far as it goes.
@@ -407,37 +544,82 @@ impl RunStore {
         keys.filter(|(_, key)| !key.is_empty()).collect()
     }
 
-    /// What is known of the cluster: members, presence, facts, this node's claims.
+    /// What is known of the cluster: members, presence, facts, the claims of `node`, whose store this is. What was read
+    /// under the same `mark`, which the tree told before, is not read again.
     ///
     /// # Errors
     /// [`RecordError`] when members or claims cannot be read; a broken node record is left out.
-    pub fn cluster(&self, node: &str) -> Result<ClusterView, RecordError> {
+    pub fn cluster(&self, node: &str, mark: Option<TreeMark>) -> Result<ClusterView, RecordError> {
+        if let Some(view) = self.kept_cluster().whole.under(mark.as_ref()) {
+            return Ok(view.clone());
+        }
+        let refused = self.refused();
         let members: Value = self.json_any(paths::MEMBERS)?.unwrap_or(Value::Null);
         let names = members
             .get("members")
             .and_then(Value::as_array)
             .into_iter()
             .flatten();
+        let names: BTreeSet<String> = names.map(|member| text(member, "name")).collect();
+        let nodes = self.node_files(node, &names)?;
+        let records = nodes.records.into_iter();
         let mut view = ClusterView {
             cluster: text(&members, "cluster"),
-            members: names.map(|member| text(member, "name")).collect(),
+            members: names,
+            claims: nodes.claims,
+            facts: records.map(|(name, record)| (name, record.facts)).collect(),
+            presence: BTreeMap::new(),
+        };
+        for name in self.presence_names()? {
+            if let Some(fence) = self.tree.fence(&paths::presence(&name))? {
+                view.presence.insert(name, fence);
+            }
+        }
+        if self.refused() == refused {
+            self.kept_cluster().whole.keep(mark, view.clone());
+        }
+        Ok(view)
+    }
+
+    fn presence_names(&self) -> Result<Vec<String>, TreeError> {
+        let revision = self.tree.tree_revision(paths::AGENTS)?;
+        if let Some(names) = self.kept_cluster().presence.under(revision.as_ref()) {
+            return Ok(names.clone());
+        }
+        let entries = self.tree.list(paths::AGENTS)?;
+        let names: Vec<String> = entries.into_iter().map(|entry| entry.name).collect();
+        self.kept_cluster().presence.keep(revision, names.clone());
+        Ok(names)
+    }
+
+    fn node_files(&self, node: &str, members: &BTreeSet<String>) -> Result<NodeFiles, RecordError> {
+        let revision = self.tree.tree_revision(paths::NODES)?;
+        let key = revision.map(|revision| (revision, members.clone()));
+        if let Some(files) = self.kept_cluster().nodes.under(key.as_ref()) {
+            return Ok(files.clone());
+        }
+        let refused = self.refused();
+        let mut files = NodeFiles {
+            records: BTreeMap::new(),
             claims: self.json(&paths::claims(node))?.unwrap_or(Claims {
                 format: FORMAT,
                 ..Claims::default()
             }),
-            ..ClusterView::default()
         };
-        for entry in self.tree.list(paths::AGENTS)? {
-            if let Some(fence) = self.tree.fence(&paths::presence(&entry.name))? {
-                view.presence.insert(entry.name, fence);
-            }
-        }
-        for name in &view.members {
+        for name in members {
             if let Ok(Some(record)) = self.json::<NodeRecord>(&paths::node_record(name)) {
-                view.facts.insert(name.clone(), record.facts);
+                files.records.insert(name.clone(), record);
             }
         }
-        Ok(view)
+        if self.refused() == refused {
+            self.kept_cluster().nodes.keep(key, files.clone());
+        }
+        Ok(files)
+    }
+
+    fn kept_cluster(&self) -> std::sync::MutexGuard<'_, KeptCluster> {
+        // A panic elsewhere leaves whole values only.
+        self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A record of this version or an older one; `None` if it is absent or empty.
@@ -445,11 +627,7 @@ impl RunStore {
     /// # Errors
     /// [`RecordError`].
     pub fn json<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, RecordError> {
-        let Some(committed) = self
-            .tree
-            .read(path)?
-            .filter(|found| !found.bytes.is_empty())
-        else {
+        let Some(committed) = self.read(path)?.filter(|found| !found.bytes.is_empty()) else {
             return Ok(None);
         };
         let broken = |reason| RecordError::Broken {
@@ -474,7 +652,7 @@ impl RunStore {
     /// # Errors
     /// [`RecordError`].
     pub fn json_any(&self, path: &str) -> Result<Option<Value>, RecordError> {
-        let Some(committed) = self.tree.read(path)? else {
+        let Some(committed) = self.read(path)? else {
             return Ok(None);
         };
         serde_json::from_slice(&committed.bytes)
@@ -483,6 +661,18 @@ impl RunStore {
                 path: path.to_owned(),
                 reason: format!("is not JSON: {error}"),
             })
+    }
+
+    fn read(&self, path: &str) -> Result<Option<Committed>, TreeError> {
+        let read = self.tree.read(path);
+        if read.is_err() {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        read
+    }
+
+    fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 }
 

@@ -58,6 +58,25 @@ pub struct TreeCondition {
     pub has_quorum: bool,
 }
 
+/// Stands still as long as nothing has changed that the members share: names, contents, locks, members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TreeMark {
+    /// Which opening of the tree it was asked of: marks of two mounts are never the same.
+    pub opened: u64,
+    /// The last entry that is applied on this node.
+    pub applied: u64,
+}
+
+/// While it is the same, reading again would find the same: the mark, and the fence under which this node's presence
+/// still holds. Its session, and with it what it can see of its own locks, ends by time alone and moves no mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// What the members share.
+    pub mark: TreeMark,
+    /// This node's part in it.
+    pub presence: u64,
+}
+
 /// Why a call on the tree failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TreeError {
@@ -188,6 +207,22 @@ pub trait SharedTree: Send + Sync {
 
     /// Drops what keeps a lock that is lost, without touching the file.
     fn forget(&self, path: &str);
+
+    /// The mark of now; `None` if the tree tells none. It is told before what is read under it.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the tree does not answer.
+    fn mark(&self) -> Result<Option<TreeMark>, TreeError>;
+
+    /// Stands still as long as nothing has changed at or beneath a directory, but for locks that end without going
+    /// away; `None` if the tree tells none, or there is no such directory.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    fn tree_revision(&self, directory: &str) -> Result<Option<u64>, TreeError>;
+
+    /// Lets go of what marks are asked of: another mount has taken the tree's place.
+    fn forget_mark(&self);
 
     /// Returns when all that was committed anywhere before the call is applied on this node.
     ///

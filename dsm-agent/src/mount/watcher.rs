@@ -11,7 +11,9 @@ use notify::event::{EventKindMask, Flag};
 use notify::{Config, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::kept::Kept;
 use super::paths;
+use super::shared_tree::TreeMark;
 
 /// What a change in the tree asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub struct TreeWatcher {
     root: PathBuf,
     watcher: RecommendedWatcher,
     watched: BTreeSet<String>,
+    /// Directories that were looked for and not there.
+    absent: Kept<TreeMark, BTreeSet<String>>,
 }
 
 impl TreeWatcher {
@@ -50,23 +54,45 @@ impl TreeWatcher {
             root: root.to_owned(),
             watcher: RecommendedWatcher::new(handler, config)?,
             watched: BTreeSet::new(),
+            absent: Kept::default(),
         })
     }
 
-    /// Watches these directories and no others; those that do not exist yet are left out. True if a watch was added:
-    /// what was made in that directory before has to be read.
-    pub fn watch(&mut self, wanted: &BTreeSet<String>) -> bool {
+    /// Watches these directories and no others. Of those that are not watched yet, `tried` are looked for; what is not
+    /// there under this mark of the tree is not looked for again. True if a watch was added: what was made in that
+    /// directory before has to be read.
+    pub fn watch(
+        &mut self,
+        wanted: &BTreeSet<String>,
+        tried: &BTreeSet<String>,
+        mark: Option<TreeMark>,
+    ) -> bool {
         let surplus: Vec<_> = self.watched.difference(wanted).cloned().collect();
         for directory in surplus {
             // It may be gone together with its directory.
             let _ = self.watcher.unwatch(&self.root.join(&directory));
             self.watched.remove(&directory);
         }
+        let mut absent = self
+            .absent
+            .under(mark.as_ref())
+            .cloned()
+            .unwrap_or_default();
         let mut added = false;
-        for directory in wanted.difference(&self.watched.clone()) {
-            let full = self.root.join(directory);
-            if !full.is_dir() {
+        for directory in tried.difference(&self.watched.clone()) {
+            if absent.contains(directory) {
                 continue;
+            }
+            let full = self.root.join(directory);
+            match std::fs::metadata(&full) {
+                Ok(meta) if meta.is_dir() => {}
+                Ok(_) => continue,
+                Err(error) => {
+                    if error.kind() == std::io::ErrorKind::NotFound {
+                        absent.insert(directory.clone());
+                    }
+                    continue;
+                }
             }
             if self
                 .watcher
@@ -77,6 +103,7 @@ impl TreeWatcher {
                 added = true;
             }
         }
+        self.absent.keep(mark, absent);
         added
     }
 

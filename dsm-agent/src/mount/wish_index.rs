@@ -11,7 +11,7 @@ use crate::engine::id::{DeploymentId, FileKind, classify};
 use crate::limits::{DEPLOYMENT_DEPTH_MAX, DEPLOYMENTS_MAX};
 
 /// See the head of this file.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WishIndex {
     /// Deployments with a wish file, and its inode.
     pub wishes: BTreeMap<DeploymentId, u64>,

@@ -48,6 +48,27 @@ pub fn read_file(file: &File, name: &str) -> std::io::Result<Option<Vec<u8>>> {
     finish(len, value)
 }
 
+/// A value that is a number.
+pub fn number(value: Vec<u8>) -> Option<u64> {
+    String::from_utf8(value).ok()?.trim().parse().ok()
+}
+
+/// Number in `name` on the file at `path`.
+///
+/// # Errors
+/// As [`read`]; a value that is no number is none.
+pub fn read_number(path: &Path, name: &str) -> std::io::Result<Option<u64>> {
+    Ok(read(path, name)?.and_then(number))
+}
+
+/// Number in `name` on an open file.
+///
+/// # Errors
+/// As [`read_file`]; a value that is no number is none.
+pub fn read_file_number(file: &File, name: &str) -> std::io::Result<Option<u64>> {
+    Ok(read_file(file, name)?.and_then(number))
+}
+
 fn finish(len: isize, mut value: Vec<u8>) -> std::io::Result<Option<Vec<u8>>> {
     match usize::try_from(len) {
         Ok(len) => {

@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used)] // A test may panic.
 
+mod idle;
 mod machines;
 mod rng;
 mod sim_agent;

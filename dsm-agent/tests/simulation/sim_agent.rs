@@ -14,7 +14,7 @@ use dsm_agent::failpoint::Failpoint;
 use dsm_agent::mount::paths;
 use dsm_agent::mount::performer::{Performed, Performer};
 use dsm_agent::mount::run_store::RunStore;
-use dsm_agent::mount::shared_tree::{LockAttempt, SharedTree};
+use dsm_agent::mount::shared_tree::{LockAttempt, SharedTree, Standing};
 use dsm_agent::mount::wish_index::WishIndex;
 
 use crate::machines::SimDriver;
@@ -117,7 +117,8 @@ impl SimAgent {
                 _ => None,
             };
         }
-        if let Ok(cluster) = self.store.cluster(&self.node) {
+        let mark = self.tree().mark().unwrap_or(None);
+        if let Ok(cluster) = self.store.cluster(&self.node, mark) {
             self.cluster = cluster.clone();
             self.tell(Event::Cluster(cluster));
         }
@@ -126,13 +127,22 @@ impl SimAgent {
         }
     }
 
+    fn standing(&self) -> Option<Standing> {
+        let mark = self.tree().mark().unwrap_or(None)?;
+        let presence = self.presence?;
+        let fence = self.tree().fence(&paths::presence(&self.node));
+        (fence.unwrap_or(None) == Some(presence)).then_some(Standing { mark, presence })
+    }
+
     /// Reads a deployment and asks the engine; its answer is performed later, action by action.
     pub fn read(&mut self, id: &DeploymentId, round: u32) {
         self.dirty.remove(id);
         let Ok(index) = WishIndex::scan(self.tree()) else {
             return;
         };
-        let Ok(view) = self.store.view(id, round, "now".to_owned(), &index) else {
+        let standing = self.standing();
+        let now = "now".to_owned();
+        let Ok(view) = self.store.view(id, round, now, &Arc::new(index), standing) else {
             return;
         };
         assert_eq!(view.broken, [], "{}: the record is broken", self.node);

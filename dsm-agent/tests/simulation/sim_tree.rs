@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use dsm_agent::engine::record::Intent;
 use dsm_agent::engine::view::LockView;
 use dsm_agent::mount::shared_tree::{
-    Committed, EntryKind, LockAttempt, SharedTree, TreeCondition, TreeEntry, TreeError,
+    Committed, EntryKind, LockAttempt, SharedTree, TreeCondition, TreeEntry, TreeError, TreeMark,
 };
 
 #[derive(Clone)]
@@ -37,6 +37,13 @@ pub struct SimStore {
     index: u64,
     sessions: BTreeMap<String, u64>,
     pub mutations: u64,
+    /// Counts everything that moves the mark, and when it moved what lies at or beneath a path.
+    moved: u64,
+    revisions: BTreeMap<String, u64>,
+    /// A node whose session is over by its own clock and not yet by the log: it sees no fence of its own.
+    pub over_by_its_clock: Option<String>,
+    /// Calls of agents.
+    pub calls: u64,
     /// Kept guarded writes that were refused, to see that guards are exercised.
     pub revoked: u64,
 }
@@ -59,8 +66,22 @@ impl SimStore {
         store
     }
 
+    /// Something changes at `path`.
+    fn touch(&mut self, path: &str) {
+        self.moved += 1;
+        let mut at = path;
+        loop {
+            self.revisions.insert(at.to_owned(), self.moved);
+            match at.rsplit_once('/') {
+                Some((parent, _)) => at = parent,
+                None => return,
+            }
+        }
+    }
+
     pub fn open_session(&mut self, node: &str) -> u64 {
         self.index += 1;
+        self.moved += 1;
         self.sessions.insert(node.to_owned(), self.index);
         self.index
     }
@@ -68,12 +89,15 @@ impl SimStore {
     /// Ends the session: its locks are void and stay for the delay.
     pub fn end_session(&mut self, node: &str) {
         self.sessions.remove(node);
+        // As in the filesystem, the end of a lock is no change of its file.
+        self.moved += 1;
         for lock in self.locks.values_mut().filter(|lock| lock.node == node) {
             lock.fence = None;
         }
     }
 
     pub fn void_lock(&mut self, path: &str) {
+        self.moved += 1;
         if let Some(lock) = self.locks.get_mut(path) {
             lock.fence = None;
         }
@@ -85,13 +109,18 @@ impl SimStore {
 
     /// The lock delay is over: void locks go.
     pub fn end_delays(&mut self) -> bool {
-        let before = self.locks.len();
-        self.locks.retain(|_, lock| lock.fence.is_some());
-        before != self.locks.len()
+        let over = self.locks.iter().filter(|(_, lock)| lock.fence.is_none());
+        let over: Vec<String> = over.map(|(path, _)| path.clone()).collect();
+        for path in &over {
+            self.locks.remove(path);
+            self.touch(path);
+        }
+        !over.is_empty()
     }
 
     pub fn put(&mut self, path: &str, bytes: &[u8]) {
         self.index += 1;
+        self.touch(path);
         let inode = match self.nodes.get(path) {
             Some(Node::File { inode, .. }) => *inode,
             _ => self.index,
@@ -105,11 +134,14 @@ impl SimStore {
     }
 
     pub fn unlink(&mut self, path: &str) {
+        self.touch(path);
         self.nodes.remove(path);
     }
 
     pub fn move_file(&mut self, from: &str, to: &str) {
         let node = self.nodes.remove(from).expect("the file exists");
+        self.touch(from);
+        self.touch(to);
         self.nodes.insert(to.to_owned(), node);
     }
 
@@ -170,6 +202,7 @@ impl SimTree {
         if store.sessions.get(&self.node) != Some(&self.session) {
             return Err(io(op, path, std::io::ErrorKind::NotConnected));
         }
+        store.calls += 1;
         action(&mut store)
     }
 
@@ -192,6 +225,7 @@ impl SimTree {
             let (parent, _) = path.rsplit_once('/').unwrap_or(("", path));
             make_parents(store, parent);
             store.mutations += 1;
+            store.touch(path);
             action(store)
         })
     }
@@ -336,6 +370,7 @@ impl SharedTree for SimTree {
                     .nodes
                     .insert(format!("{to}{}", &path[from.len()..]), node);
             }
+            store.touch(to);
             Ok(true)
         })
     }
@@ -387,6 +422,7 @@ impl SharedTree for SimTree {
             }
             store.index += 1;
             store.mutations += 1;
+            store.touch(path);
             let fence = store.index;
             let lock = Lock {
                 node: self.node.clone(),
@@ -410,6 +446,13 @@ impl SharedTree for SimTree {
 
     fn fence(&self, path: &str) -> Result<Option<u64>, TreeError> {
         self.with("fence", path, |store| {
+            let lock = store.locks.get(path);
+            let is_own = lock.is_some_and(|lock| lock.node == self.node);
+            if is_own && store.over_by_its_clock.as_ref() == Some(&self.node) {
+                return Err(TreeError::Revoked {
+                    path: path.to_owned(),
+                });
+            }
             Ok(store.locks.get(path).and_then(|lock| lock.fence))
         })
     }
@@ -419,12 +462,30 @@ impl SharedTree for SimTree {
             if store.holds(&self.node, self.session, path) {
                 store.locks.remove(path);
                 store.mutations += 1;
+                store.touch(path);
             }
             Ok(())
         })
     }
 
     fn forget(&self, _: &str) {}
+
+    fn mark(&self) -> Result<Option<TreeMark>, TreeError> {
+        self.with("mark", ".vfs", |store| {
+            Ok(Some(TreeMark {
+                opened: self.session,
+                applied: store.moved,
+            }))
+        })
+    }
+
+    fn tree_revision(&self, directory: &str) -> Result<Option<u64>, TreeError> {
+        self.with("revision", directory, |store| {
+            Ok(store.revisions.get(directory).copied())
+        })
+    }
+
+    fn forget_mark(&self) {}
 
     fn barrier(&self) -> Result<(), TreeError> {
         Ok(())
