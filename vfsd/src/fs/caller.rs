@@ -86,6 +86,17 @@ impl Caller {
         exit_code.is_some_and(|code| code & 0x7f != 0)
     }
 
+    /// Whether nobody hears what the call comes to: the caller was killed or is gone, or its process ends, and what
+    /// closes its files then looks at no error. In doubt somebody hears it.
+    pub fn is_deaf(self) -> bool {
+        // Nobody, or somebody of another pid namespace.
+        if self.tid == 0 {
+            return false;
+        }
+        let has_memory = |status: String| status_field(&status, "VmSize:").is_some();
+        is_killed(self.tid) || !self.status().is_some_and(has_memory)
+    }
+
     /// Whether its process has another descriptor of this inode, as far as can be told; in doubt it has. Reading
     /// `fdinfo` waits for nothing: it takes the table of descriptors and no lock that an `execve` holds (proc(5)).
     pub fn has_other_descriptor(self, inode: InodeNo) -> bool {
@@ -149,6 +160,7 @@ mod tests {
         assert_eq!(myself().thread_group(), Some(std::process::id()));
         assert!(!myself().died_by_signal());
         assert!(!is_killed(std::process::id()));
+        assert!(!myself().is_deaf());
         assert!(!myself().author().comm.is_empty());
         let (author, group) = myself().author_and_thread_group();
         assert_eq!(
@@ -166,6 +178,7 @@ mod tests {
             tid: 1 << 23,
         };
         assert_eq!(gone.thread_group(), None);
-        assert!(is_killed(gone.tid));
+        assert!(is_killed(gone.tid) && gone.is_deaf());
+        assert!(!Caller { tid: 0, ..gone }.is_deaf(), "nobody can say");
     }
 }

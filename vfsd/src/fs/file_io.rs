@@ -12,7 +12,7 @@ use super::caller::Caller;
 use super::errno::{Failure, FsResult};
 use super::handles::{FileHandle, Handle, OpenInode, Pin, Saver};
 use super::open_flags::OpenFlags;
-use super::save::{Settlement, Source};
+use super::save::{OnFailure, Source};
 use super::virtual_tree::Node;
 use crate::clock;
 use crate::limits::{DIRTY_RANGE_OVERHEAD_BYTES, MAPPED_COMMIT_DELAY};
@@ -299,6 +299,7 @@ impl FileSystem {
     /// As [`FileSystem::write_buffered`], and as the commit.
     pub async fn write_committed(
         self: &Arc<Self>,
+        caller: Caller,
         id: HandleId,
         offset: u64,
         data: &[u8],
@@ -314,7 +315,7 @@ impl FileSystem {
         room.inspect_err(|_| refuse())?;
         let written = self.write_buffered(id, offset, data, mapped)?;
         if handle.flags.sync && !mapped {
-            self.commit_own(&handle, false).await?;
+            self.commit_own(caller, &handle, false).await?;
         }
         Ok(written)
     }
@@ -357,7 +358,7 @@ impl FileSystem {
             tokio::time::sleep(MAPPED_COMMIT_DELAY).await;
             // A store after this waits anew: it may come too late for the commit.
             open.mapped_commit_waits.store(false, Ordering::Relaxed);
-            let commit = fs.commit_source(&open, Source::Mappings, false, Settlement::GivenBack);
+            let commit = fs.commit_source(&open, Source::Mappings, false, OnFailure::GiveBack);
             if let Err(failure) = commit.await {
                 tracing::warn!(inode = open.number.0, %failure, "mapped stores could not be committed yet");
             }
@@ -368,8 +369,13 @@ impl FileSystem {
     ///
     /// # Errors
     /// [`Failure::BadHandle`], [`FsError::FileTooLarge`].
-    pub async fn truncate_handle(self: &Arc<Self>, id: HandleId, size: u64) -> FsResult<()> {
-        self.change_buffered(id, |handle, now| {
+    pub async fn truncate_handle(
+        self: &Arc<Self>,
+        caller: Caller,
+        id: HandleId,
+        size: u64,
+    ) -> FsResult<()> {
+        self.change_buffered(caller, id, |handle, now| {
             let mut state = handle.inode.state.lock();
             state.truncate(handle.source(), size, now)
         })
@@ -382,6 +388,7 @@ impl FileSystem {
     /// [`FsError::NotSupported`] for other modes, or as [`FileSystem::truncate_handle`].
     pub async fn allocate(
         self: &Arc<Self>,
+        caller: Caller,
         id: HandleId,
         mode: i32,
         offset: u64,
@@ -402,7 +409,7 @@ impl FileSystem {
             return Err(FsError::FileTooLarge.into());
         }
         let size = self.content_seen(&*self.file_handle(id)?)?.size();
-        self.change_buffered(id, |handle, now| {
+        self.change_buffered(caller, id, |handle, now| {
             let mut state = handle.inode.state.lock();
             if zeroes && offset < end.min(size) {
                 state.punch(handle.source(), (offset, end.min(size)), now)?;
@@ -416,6 +423,7 @@ impl FileSystem {
 
     async fn change_buffered(
         self: &Arc<Self>,
+        caller: Caller,
         id: HandleId,
         change: impl FnOnce(&FileHandle, WallTime) -> Result<(), FsError>,
     ) -> FsResult<()> {
@@ -427,7 +435,7 @@ impl FileSystem {
         if !self.is_in_tree(&handle.inode) {
             self.keep_private(&handle.inode);
         } else if handle.flags.sync {
-            self.commit_own(&handle, false).await?;
+            self.commit_own(caller, &handle, false).await?;
         }
         Ok(())
     }

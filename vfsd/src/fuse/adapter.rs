@@ -265,7 +265,7 @@ impl Filesystem for Adapter {
         };
         let operation = async move {
             if let (Some(handle), Some(size)) = (handle, set.size) {
-                fs.truncate_handle(HandleId(handle.0), size).await?;
+                fs.truncate_handle(caller, HandleId(handle.0), size).await?;
                 set.size = None;
                 if (SetAttr {
                     inode: set.inode,
@@ -474,12 +474,12 @@ impl Filesystem for Adapter {
         if !appends && is_taken_at_once {
             return answer(self.fs.write_buffered(id, offset, data, mapped));
         }
-        let (fs, data) = (self.fs.clone(), data.to_vec());
+        let (fs, caller, data) = (self.fs.clone(), caller(request), data.to_vec());
         let operation = async move {
             if appends {
                 return fs.append_write(id, &data).await;
             }
-            fs.write_committed(id, offset, &data, mapped).await
+            fs.write_committed(caller, id, offset, &data, mapped).await
         };
         self.run(request, operation, answer);
     }
@@ -528,8 +528,12 @@ impl Filesystem for Adapter {
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
-        let (fs, id) = (self.fs.clone(), HandleId(handle.0));
-        self.run(request, async move { fs.sync(id).await }, empty(reply));
+        let (fs, caller, id) = (self.fs.clone(), caller(request), HandleId(handle.0));
+        self.run(
+            request,
+            async move { fs.sync(caller, id).await },
+            empty(reply),
+        );
     }
 
     fn opendir(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -689,10 +693,10 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let (fs, id) = (self.fs.clone(), HandleId(handle.0));
+        let (fs, caller, id) = (self.fs.clone(), caller(request), HandleId(handle.0));
         self.run(
             request,
-            async move { fs.allocate(id, mode, offset, length).await },
+            async move { fs.allocate(caller, id, mode, offset, length).await },
             empty(reply),
         );
     }

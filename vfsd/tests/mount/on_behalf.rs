@@ -180,6 +180,78 @@ fn a_wish_whose_writer_is_killed_in_an_fsync_is_published() {
     until("it is published", || text(&there) == "new");
 }
 
+/// "So is a save that fails after its caller was killed": named, and tried again, whether that was before the close or
+/// in it.
+#[test]
+fn a_save_that_fails_after_its_writer_was_killed_is_named_and_tried_again() {
+    for killed_in_close in [false, true] {
+        let cluster = Cluster::start();
+        run(&cluster, "printf old > $A/x");
+        let mut writer = OtherProcess::with(&cluster.path(1, "x"), "os.O_WRONLY | os.O_TRUNC");
+        assert_eq!(writer.call("os.write(f, b'new')"), 0);
+        if killed_in_close {
+            cluster.log.stall();
+            writer.begin("os.close(f)");
+            until("close(2) commits", || cluster.log.has_stalled());
+        }
+        cluster.log.set_quorum(false);
+        writer.kill();
+        writer.wait();
+        cluster.log.fail_stalled();
+        until("it is named as pending", || {
+            unsaved(&cluster)[0] == ["/x".to_owned()]
+        });
+        assert_eq!(text(&cluster.path(2, "x")), "old");
+        cluster.log.set_quorum(true);
+        let there = cluster.path(2, "x");
+        until("it is committed", || text(&there) == "new");
+        until("it is no longer named", || {
+            unsaved(&cluster) == [Vec::<String>::new(), Vec::new()]
+        });
+    }
+}
+
+/// The same, where it cannot succeed later.
+#[test]
+fn a_save_that_is_refused_after_its_writer_was_killed_is_named_as_dropped() {
+    let cluster = Cluster::start();
+    run(&cluster, "mkdir $A/run/d; printf old > $A/run/d/x");
+    let here = cluster.path(1, "run/d/x");
+    let mut writer = OtherProcess::with(&here, "os.O_WRONLY | os.O_TRUNC");
+    assert_eq!(writer.call("os.write(f, b'new')"), 0);
+    cluster.log.stall();
+    writer.begin("os.close(f)");
+    until("close(2) commits", || cluster.log.has_stalled());
+    writer.kill();
+    writer.wait();
+    cluster.log.answer_new_ones();
+    run(
+        &cluster,
+        "mkdir $B/lk/job; setfattr -n user.lk.guard -v lk/job $B/run/d",
+    );
+    cluster.log.resume();
+    until_only_dropped(&cluster, "/run/d/x: ");
+    let [_, dropped] = unsaved(&cluster);
+    assert!(dropped[0].ends_with(" (3 bytes)"), "{dropped:?}");
+    assert_eq!(text(&cluster.path(2, "run/d/x")), "old");
+}
+
+/// A caller that hears of the failure knows what is gone: nothing is tried again behind its back.
+#[test]
+fn a_save_that_fails_while_its_writer_lives_is_told_to_it_alone() {
+    let cluster = Cluster::start();
+    run(&cluster, "printf old > $A/x");
+    let mut writer = OtherProcess::with(&cluster.path(1, "x"), "os.O_WRONLY | os.O_TRUNC");
+    assert_eq!(writer.call("os.write(f, b'new')"), 0);
+    cluster.log.set_quorum(false);
+    assert_eq!(writer.call("os.close(f)"), libc::EROFS);
+    cluster.log.set_quorum(true);
+    writer.kill();
+    writer.wait();
+    assert_eq!(unsaved(&cluster), [Vec::<String>::new(), Vec::new()]);
+    assert_eq!(text(&cluster.path(1, "x")), "old");
+}
+
 /// What `status.json` of the first node says of saves that nobody waits for.
 fn unsaved(cluster: &Cluster) -> [Vec<String>; 2] {
     let status = fs::read(cluster.path(1, ".vfs/status.json")).unwrap();
@@ -286,7 +358,7 @@ fn a_foreign_fsync_waits_for_the_save_that_is_under_way() {
     cluster.log.stall();
     fs.release(writer);
     until("it is proposed", || cluster.log.has_stalled());
-    let mut sync = Box::pin(fs.sync(other));
+    let mut sync = Box::pin(fs.sync(ROOT, other));
     let begun = begin(&cluster, &mut sync);
     assert!(begun.is_pending(), "{begun:?} before it is committed");
     cluster.log.resume();

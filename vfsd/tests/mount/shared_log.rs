@@ -25,6 +25,8 @@ pub struct SharedLog {
     contact: AtomicBool,
     /// Proposals under way that wait for the test, the oldest first; `None` while each is answered at once.
     stalled: Mutex<Option<Vec<Stalled>>>,
+    /// Those that wait though later ones do not. Locked before `stalled`.
+    kept: Mutex<Vec<Stalled>>,
     refused: AtomicU64,
     loses_answers: AtomicBool,
     /// Nodes that hear of nothing, with the state that they show.
@@ -55,6 +57,7 @@ impl SharedLog {
             quorum: true.into(),
             contact: true.into(),
             stalled: Mutex::default(),
+            kept: Mutex::default(),
             refused: AtomicU64::new(0),
             loses_answers: false.into(),
             held_back: Mutex::default(),
@@ -94,6 +97,18 @@ impl SharedLog {
         stalled.as_ref().is_some_and(|stalled| !stalled.is_empty())
     }
 
+    /// Those that stall fail as when a stopping leader drops them, and later ones are answered at once.
+    pub fn fail_stalled(&self) {
+        *self.stalled.lock().unwrap() = None;
+    }
+
+    /// Those that stall go on to wait for [`SharedLog::resume`]; later ones are answered at once.
+    pub fn answer_new_ones(&self) {
+        let mut kept = self.kept.lock().unwrap();
+        let stalled = self.stalled.lock().unwrap().take();
+        kept.extend(stalled.into_iter().flatten());
+    }
+
     /// Commits the newest of those that stall: nothing promises that they are in the log as they were proposed.
     pub fn commit_newest(&self) {
         let newest = || self.stalled.lock().unwrap().as_mut().and_then(Vec::pop);
@@ -102,8 +117,9 @@ impl SharedLog {
 
     /// Proposals are answered again: first those that have stalled, the newest before the others.
     pub fn resume(&self) {
-        let stalled = self.stalled.lock().unwrap().take();
-        for commit in stalled.into_iter().flatten().rev() {
+        let mut all: Vec<_> = self.kept.lock().unwrap().drain(..).collect();
+        all.extend(self.stalled.lock().unwrap().take().into_iter().flatten());
+        for commit in all.into_iter().rev() {
             commit();
         }
     }

@@ -8,12 +8,14 @@
 //! A commit before the close (append, fsync, rename) does not say that the handle closes: a notice does, later. It is
 //! sent at that FLUSH and waited for, because RELEASE has no caller: what the caller does next would overtake it.
 //!
-//! A commit goes on when its caller is killed: what was written outside of wishes is committed, as POSIX does.
+//! A commit goes on when its caller is killed: what was written outside of wishes is committed, as POSIX does. If it
+//! fails then, nobody hears of it: the handle has the bytes again, and they go as those of any last close do
+//! (`leftover.rs`).
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use super::uncommitted::{InFlight, Settlement, Source};
@@ -38,6 +40,15 @@ use crate::state_machine::outcome::Done;
 struct Due {
     bytes: bool,
     replaces: bool,
+}
+
+/// What becomes of a save that fails.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::fs) enum OnFailure {
+    /// Its source has it again: it was committed on behalf of somebody else.
+    GiveBack,
+    /// This caller is told, and the bytes are gone; if it cannot hear any more, its handle has them again.
+    Tell(Caller),
 }
 
 impl FileSystem {
@@ -87,7 +98,7 @@ impl FileSystem {
             }
         }
         self.commit_mappings(&handle).await?;
-        self.commit_own(&handle, true).await?;
+        self.commit_own(caller, &handle, true).await?;
         self.give_close_notice(&handle).await;
         Ok(())
     }
@@ -97,7 +108,7 @@ impl FileSystem {
         if open.state.lock().pending(Source::Mappings).is_none() {
             return Ok(());
         }
-        self.commit_source(open, Source::Mappings, false, Settlement::GivenBack)
+        self.commit_source(open, Source::Mappings, false, OnFailure::GiveBack)
             .await?;
         // The close of this handle is the news that watchers wait for, whichever handle the kernel had chosen.
         handle.saver.owe_close_notice();
@@ -138,7 +149,7 @@ impl FileSystem {
     ///
     /// # Errors
     /// As the commits.
-    pub async fn sync(self: &Arc<Self>, id: HandleId) -> FsResult<()> {
+    pub async fn sync(self: &Arc<Self>, caller: Caller, id: HandleId) -> FsResult<()> {
         let Some(Handle::File(handle)) = self.handles.handle(id) else {
             return Ok(());
         };
@@ -149,9 +160,9 @@ impl FileSystem {
                 state.pending(source).is_some_and(|p| p.dirty.replaces())
             };
             if source == own {
-                self.commit_own(&handle, false).await?;
+                self.commit_own(caller, &handle, false).await?;
             } else if !replaces(source) {
-                self.commit_source(open, source, false, Settlement::GivenBack)
+                self.commit_source(open, source, false, OnFailure::GiveBack)
                     .await?;
             }
         }
@@ -236,11 +247,12 @@ impl FileSystem {
     /// Commits what the handle's own calls have pending, for a caller who is told if it fails.
     pub(in crate::fs) async fn commit_own(
         self: &Arc<Self>,
+        caller: Caller,
         handle: &FileHandle,
         closes: bool,
     ) -> FsResult<()> {
         let source = handle.source().0;
-        self.commit_source(&handle.inode, source, closes, Settlement::Dropped)
+        self.commit_source(&handle.inode, source, closes, OnFailure::Tell(caller))
             .await
     }
 
@@ -251,13 +263,13 @@ impl FileSystem {
         open: &Arc<OpenInode>,
         source: Source,
         closes: bool,
-        on_failure: Settlement,
+        on_failure: OnFailure,
     ) -> FsResult<()> {
         if open.state.lock().pending(source).is_none() {
             return Ok(());
         }
         let (fs, open) = (self.clone(), open.clone());
-        let steps = async move {
+        let steps = |is_awaited: Arc<AtomicBool>| async move {
             let Some((in_flight, write)) = fs.begin_save(&open, source, closes).await else {
                 return Ok(());
             };
@@ -266,6 +278,14 @@ impl FileSystem {
             if outcome.is_ok() {
                 saver.owes_close_notice.store(!closes, Ordering::Relaxed);
             }
+            // Where all went well, nobody's state is looked at.
+            let is_told = outcome.is_err()
+                && is_awaited.load(Ordering::Acquire)
+                && matches!(on_failure, OnFailure::Tell(caller) if !caller.is_deaf());
+            let on_failure = match is_told {
+                true => Settlement::Dropped,
+                false => Settlement::GivenBack,
+            };
             fs.end_save(&open, in_flight, outcome, on_failure)
         };
         GoesOn::new(self.runtime.clone(), steps).await
@@ -314,7 +334,7 @@ impl FileSystem {
 
     /// Whoever has something to commit, once the commit under way has ended: its bytes are in the log then, or they
     /// have come back. Whoever did not wait for them would overtake them.
-    async fn sources_once_settled(&self, open: &OpenInode) -> Vec<Source> {
+    pub(super) async fn sources_once_settled(&self, open: &OpenInode) -> Vec<Source> {
         if !open.state.lock().is_dirty() {
             return Vec::new();
         }
@@ -336,7 +356,7 @@ impl FileSystem {
             return Ok((None, None));
         };
         for source in sources {
-            self.commit_source(&open, source, false, Settlement::GivenBack)
+            self.commit_source(&open, source, false, OnFailure::GiveBack)
                 .await?;
         }
         let taken = self.begin_save(&open, last, false).await;
@@ -384,7 +404,7 @@ impl FileSystem {
             };
         }
         // What was truncated or allocated before through the same handle comes first.
-        self.commit_source(open, source, false, Settlement::GivenBack)
+        self.commit_source(open, source, false, OnFailure::GiveBack)
             .await?;
         self.append_at_end(handle, data, mtime).await
     }
@@ -536,16 +556,20 @@ type Steps<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// Steps that go on by themselves when nobody waits for them any more.
 struct GoesOn<T: 'static> {
     steps: Option<Steps<T>>,
+    is_awaited: Arc<AtomicBool>,
     runtime: tokio::runtime::Handle,
 }
 
 impl<T> GoesOn<T> {
-    fn new(
+    /// The steps can ask whether anybody waits for them still.
+    fn new<Rest: Future<Output = T> + Send + 'static>(
         runtime: tokio::runtime::Handle,
-        steps: impl Future<Output = T> + Send + 'static,
+        steps: impl FnOnce(Arc<AtomicBool>) -> Rest,
     ) -> Self {
+        let is_awaited = Arc::new(AtomicBool::new(true));
         Self {
-            steps: Some(Box::pin(steps)),
+            steps: Some(Box::pin(steps(Arc::clone(&is_awaited)))),
+            is_awaited,
             runtime,
         }
     }
@@ -565,6 +589,7 @@ impl<T> Future for GoesOn<T> {
 impl<T> Drop for GoesOn<T> {
     fn drop(&mut self) {
         if let Some(steps) = self.steps.take() {
+            self.is_awaited.store(false, Ordering::Release);
             self.runtime.spawn(async move {
                 steps.await;
             });

@@ -137,6 +137,15 @@ impl DirtyRanges {
         extents.any(|extent| matches!(extent.bytes, Bytes::Written(_)))
     }
 
+    /// How many bytes were written.
+    pub fn bytes(&self) -> u64 {
+        let written = self
+            .extents
+            .iter()
+            .filter(|(_, extent)| matches!(extent.bytes, Bytes::Written(_)));
+        written.map(|(start, extent)| extent.end - start).sum()
+    }
+
     /// Whether this is a truncation to 0 and nothing else.
     pub fn only_empties(&self) -> bool {
         let is_cut_to_nothing = self.cut.is_some_and(|(_, size)| size == 0);

@@ -1,10 +1,12 @@
-//! What the last close leaves over: nobody can be told of its end, so it is tried again, and named in `status.json`.
+//! What the last close leaves over, a save among it whose caller was killed while it was committed: nobody can be told
+//! of its end, so it is tried again, and named in `status.json`.
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::uncommitted::{Settlement, Source};
+use super::commit::OnFailure;
+use super::uncommitted::Source;
 use crate::fs::FileSystem;
 use crate::fs::errno::Failure;
 use crate::fs::handles::{FileHandle, OpenInode};
@@ -48,12 +50,14 @@ impl Leftovers {
         }
     }
 
-    fn was_dropped(&self, path: &str, failure: &Failure) {
+    fn was_dropped(&self, path: &str, bytes: u64, failure: &Failure) {
         let mut table = self.table.lock();
         if table.dropped.len() == DROPPED_SAVES_NAMED_MAX {
             table.dropped.remove(0);
         }
-        table.dropped.push(format!("{path}: {failure}"));
+        table
+            .dropped
+            .push(format!("{path}: {failure} ({bytes} bytes)"));
     }
 }
 
@@ -74,16 +78,18 @@ impl FileSystem {
     /// Commits what no close could report on. Tried again while there is no majority, unless the file changes
     /// meanwhile.
     async fn commit_leftover(self: &Arc<Self>, open: &Arc<OpenInode>, source: Source) {
-        let Some(pending) = open
+        // A save whose caller was killed may be on its way still: what it leaves over is known when it has ended.
+        self.sources_once_settled(open).await;
+        let Some((has_bytes, bytes)) = open
             .state
             .lock()
             .pending(source)
-            .map(|p| p.dirty.has_bytes())
+            .map(|p| (p.dirty.has_bytes(), p.dirty.bytes()))
         else {
             return;
         };
         let closes = source != Source::Mappings;
-        let first = self.commit_source(open, source, closes, Settlement::GivenBack);
+        let first = self.commit_source(open, source, closes, OnFailure::GiveBack);
         let outcome = match first.await {
             Err(failure) if is_worth_another_try(&failure) => {
                 let path = self.path_text(open.number);
@@ -95,7 +101,7 @@ impl FileSystem {
             outcome => outcome,
         };
         match outcome {
-            Ok(()) if !pending => {}
+            Ok(()) if !has_bytes => {}
             // The close was seen on this node before the bytes were committed: who reads the committed view looks
             // again.
             Ok(()) => self.feed.announce(&Change::Modified {
@@ -106,8 +112,8 @@ impl FileSystem {
             Err(failure) => {
                 open.state.lock().forget(source);
                 let path = self.path_text(open.number);
-                self.leftovers.was_dropped(&path, &failure);
-                tracing::error!(path, %failure, "a save that nobody waits for was dropped");
+                self.leftovers.was_dropped(&path, bytes, &failure);
+                tracing::error!(path, bytes, %failure, "a save that nobody waits for was dropped");
             }
         }
     }
@@ -125,7 +131,7 @@ impl FileSystem {
         let closes = source != Source::Mappings;
         loop {
             tokio::time::sleep(UNSAVED_RETRY_EVERY).await;
-            let tried = self.commit_source(open, source, closes, Settlement::GivenBack);
+            let tried = self.commit_source(open, source, closes, OnFailure::GiveBack);
             match tried.await {
                 Err(failure)
                     if is_worth_another_try(&failure) && tokio::time::Instant::now() < give_up => {}

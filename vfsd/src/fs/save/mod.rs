@@ -10,6 +10,7 @@ mod leftover;
 mod uncommitted;
 
 pub use budget::Budget;
+pub(in crate::fs) use commit::OnFailure;
 pub use dirty_ranges::{DirtyRanges, Order};
 pub use leftover::Leftovers;
-pub use uncommitted::{InFlight, Settlement, Source, Uncommitted};
+pub use uncommitted::{Source, Uncommitted};
