@@ -216,6 +216,15 @@ pub const PLEDGE_TIMEOUT: Duration = CONNECT_TIMEOUT;
 pub const RULES_KNOWN: u32 = 3;
 /// How often the leader looks whether every member knows newer rules, in beats.
 pub const LEVEL_CHECK_BEATS: u64 = 5;
+/// How long an entry from the leader waits for room in the queue for the disk: the leader waits no longer for the
+/// answer, and sends it again.
+pub const LOG_ROOM_WAIT_MAX: Duration = REPLICATION_TIMEOUT;
+/// How long a stopping member waits for each of its parts that may wait for the disk: Raft, the addresses of the
+/// members, the end of the log. A healthy disk needs milliseconds; what one that hangs still has to write was
+/// acknowledged to nobody.
+pub const STOP_STEP_MAX: Duration = Duration::from_secs(5);
+/// How often a stopping member looks whether the log's writer has ended.
+pub const STOP_LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How long a stopping leader waits for another node to take over.
 pub const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Entries that a learner may lack when it becomes a voter: one replication request brings them.

@@ -54,7 +54,7 @@ use crate::fs::feed::ChangeFeed;
 use crate::fs::proposer::Proposer;
 use crate::limits::{
     ELECTION_TIMEOUT_MAX, ELECTION_TIMEOUT_MIN, HEARTBEAT_INTERVAL, LOG_ENTRIES_KEPT,
-    LOG_SEGMENT_BYTES, SNAPSHOT_TIMEOUT,
+    LOG_SEGMENT_BYTES, SNAPSHOT_TIMEOUT, STOP_STEP_MAX,
 };
 use crate::storage::append_log::AppendLog;
 use crate::storage::disk::{Disk, RealDisk};
@@ -293,7 +293,8 @@ impl Node {
         self.core.unfit.declared().await
     }
 
-    /// Stops in order: no new proposals, leadership handed over, Raft, connections, log.
+    /// Stops in order: no new proposals, leadership handed over, Raft, connections, log. A disk that hangs keeps none
+    /// of it from ending: whatever waits for one is waited for [`STOP_STEP_MAX`] at most.
     pub async fn stop(&self) {
         self.core.stopping.cancel();
         hand_over(&self.core.view, &self.core.link.peers).await;
@@ -303,13 +304,41 @@ impl Node {
         };
         tasks.shutdown().await;
         // The next command on this machine may be one that needs them.
-        self.addresses.save_now();
-        if let Err(error) = self.core.view.raft.shutdown().await {
+        let log = &self.core.log;
+        in_time(
+            "the addresses of the members",
+            log,
+            self.addresses.save_now(),
+        )
+        .await;
+        let raft = in_time("Raft", log, self.core.view.raft.shutdown()).await;
+        if let Some(Err(error)) = raft {
             tracing::warn!(%error, "Raft did not stop in order");
         }
         drop(server);
-        self.core.log.close();
+        if !log.close_within(STOP_STEP_MAX).await {
+            tell_of_hanging("the writer of the log", log);
+        }
     }
+}
+
+/// What `step` of a stop comes to; nothing if it does not end, which only a disk that hangs is known to keep it from.
+async fn in_time<T>(step: &str, log: &AppendLog, ends: impl Future<Output = T>) -> Option<T> {
+    let ended = tokio::time::timeout(STOP_STEP_MAX, ends).await.ok();
+    if ended.is_none() {
+        tell_of_hanging(step, log);
+    }
+    ended
+}
+
+fn tell_of_hanging(step: &str, log: &AppendLog) {
+    let busy_for = log.stalled_for();
+    tracing::error!(
+        step,
+        waited = ?STOP_STEP_MAX,
+        ?busy_for,
+        "this step of the stop does not end, and is not waited for: look at the disk of this member"
+    );
 }
 
 /// Opens log and snapshot and starts Raft on them.

@@ -35,11 +35,14 @@ use crate::consensus::wire::{
     Request, SnapshotPart, Transfer, TransferReply, VoteReply,
 };
 use crate::consensus::writer::WriteError;
-use crate::limits::{COMMAND_NAME_BYTES_MAX, WRITE_TIMEOUT};
+use crate::limits::{
+    COMMAND_NAME_BYTES_MAX, LOG_QUEUE_BYTES_MAX, LOG_ROOM_WAIT_MAX, WRITE_TIMEOUT,
+};
 use crate::state_machine::blob::BlobDigest;
 use crate::state_machine::command::Entry;
 use crate::state_machine::content::Content;
 use crate::state_machine::ids::{NodeId, SessionId};
+use crate::storage::append_log::AppendLog;
 use crate::storage::record::{StoredEntry, Vote};
 use crate::transport::enrol::{EnrolRefusal, EnrolReply, EnrolRequest};
 use crate::transport::server::{Service, ServiceError, ServiceFuture};
@@ -346,8 +349,7 @@ async fn answer_append(core: &Core, body: &Bytes, append: Append<'_>) -> Result<
     };
     if !request.entries.is_empty() {
         // Not in Raft's own loop: a heartbeat must not wait for a slow disk.
-        let room = core.log.wait_for_room().await;
-        room.map_err(|error| error.to_string())?;
+        wait_for_room(&core.log).await?;
     }
     let response = core
         .view
@@ -369,6 +371,18 @@ async fn answer_append(core: &Core, body: &Bytes, append: Append<'_>) -> Result<
         core.quorum.leader_heard(append.quorum);
     }
     Ok(Reply::Append(reply))
+}
+
+/// A request that nobody waits for any more takes no room here, however long the disk hangs.
+async fn wait_for_room(log: &AppendLog) -> Result<(), String> {
+    match tokio::time::timeout(LOG_ROOM_WAIT_MAX, log.wait_for_room()).await {
+        Ok(room) => room.map_err(|error| error.to_string()),
+        Err(_) => Err(format!(
+            "the log's queue of {LOG_QUEUE_BYTES_MAX} bytes had no room within {LOG_ROOM_WAIT_MAX:?}, the disk has \
+             been busy with one batch for {:?}: look at the disk of this member",
+            log.stalled_for()
+        )),
+    }
 }
 
 async fn answer_vote(core: &Core, ballot: Ballot, pre: bool) -> Result<Reply, String> {
@@ -482,11 +496,38 @@ async fn contents_here(
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::consensus::lone_member_test::{found, start};
-    use crate::limits::SESSION_TTL;
+    use crate::limits::{ENTRY_BYTES_MAX, SESSION_TTL};
+    use crate::storage::disk::Disk;
+    use crate::storage::disk::fake::{FakeDisk, Faults};
+    use crate::storage::record::Position;
 
     /// A node that was told that it lives would trust its locks while the entry that ends it is on its way.
+    /// The leader asks again after a while; each request that goes on to wait would hold its megabytes here.
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_finds_no_room_in_the_log_ends_while_the_disk_hangs() {
+        let disk = FakeDisk::new(1, Faults::default());
+        let dir = Path::new("/log");
+        disk.create_dir(dir).unwrap();
+        AppendLog::create_on(&disk, dir, 64 * 1024).unwrap();
+        let log = AppendLog::open_on(Arc::new(disk.clone()), dir, 64 * 1024).unwrap();
+        assert_eq!(wait_for_room(&log).await, Ok(()));
+        disk.set_hanging(true);
+        let entries = (0..).map(|index| StoredEntry {
+            position: Position { term: 1, index },
+            kind: 0,
+            payload: vec![0; ENTRY_BYTES_MAX].into(),
+        });
+        let more_than_fit = 2 + LOG_QUEUE_BYTES_MAX / ENTRY_BYTES_MAX;
+        log.append(entries.take(more_than_fit), Box::new(drop));
+        let waits = tokio::time::timeout(2 * LOG_ROOM_WAIT_MAX, wait_for_room(&log)).await;
+        let refusal = waits.expect("it waits on").unwrap_err();
+        assert!(refusal.contains("no room within 5s"), "{refusal}");
+    }
+
     #[tokio::test]
     async fn a_session_whose_end_is_on_its_way_is_answered_as_gone() {
         let temp = tempfile::tempdir().unwrap();

@@ -23,7 +23,7 @@ use super::log_writer::{LogWriter, Start};
 use super::record::{Checkpoint, Pledge, Position, StoredEntry, Vote};
 use super::{StorageError, atomic_file, recovery, segment};
 use crate::clock;
-use crate::limits::{ENTRY_BYTES_MAX, LOG_QUEUE_BYTES_MAX, LOG_SEGMENT_BYTES};
+use crate::limits::{ENTRY_BYTES_MAX, LOG_QUEUE_BYTES_MAX, LOG_SEGMENT_BYTES, STOP_LOOK_EVERY};
 
 /// A log of Raft entries in a directory. Closing it (or dropping it) writes what is queued.
 pub struct AppendLog {
@@ -215,6 +215,9 @@ impl AppendLog {
     /// Waits while more waits for the disk than [`LOG_QUEUE_BYTES_MAX`]. Whoever brings entries waits here first:
     /// [`AppendLog::append`] itself never does, because Raft beats no heart meanwhile.
     ///
+    /// It ends with the next batch that the writer takes, and with the log; not by itself while the disk hangs. So
+    /// whoever waits here has a bound of its own.
+    ///
     /// # Errors
     /// [`StorageError::Poisoned`]: the log takes nothing any more.
     pub async fn wait_for_room(&self) -> Result<(), StorageError> {
@@ -364,19 +367,44 @@ impl AppendLog {
         found
     }
 
-    /// Writes what is queued and stops the writer. What is appended later fails.
+    /// Writes what is queued and stops the writer. What is appended later fails. Blocks on the disk.
     pub fn close(&self) {
-        {
-            let mut state = self.shared.state.lock();
-            state.closing = true;
-            self.shared.wake_writer();
+        if let Some(thread) = self.begin_close() {
+            join(thread);
         }
-        let thread = self.writer.lock().take();
-        if let Some(thread) = thread
-            && thread.join().is_err()
-        {
-            tracing::error!("the log writer panicked");
+    }
+
+    /// As [`AppendLog::close`], but waits no longer than `within`, and blocks nobody. Returns whether the writer has
+    /// ended: one that has not is waited for by nobody any more, and what it still has to write was told to nobody.
+    pub async fn close_within(&self, within: Duration) -> bool {
+        let Some(thread) = self.begin_close() else {
+            return true;
+        };
+        let ends = async {
+            while !thread.is_finished() {
+                tokio::time::sleep(STOP_LOOK_EVERY).await;
+            }
+        };
+        if tokio::time::timeout(within, ends).await.is_err() {
+            return false;
         }
+        join(thread);
+        true
+    }
+
+    /// Tells the writer that nothing more comes; the thread that it is, if it is one, the first time.
+    fn begin_close(&self) -> Option<JoinHandle<()>> {
+        let mut state = self.shared.state.lock();
+        state.closing = true;
+        self.shared.wake_writer();
+        drop(state);
+        self.writer.lock().take()
+    }
+}
+
+fn join(writer: JoinHandle<()>) {
+    if writer.join().is_err() {
+        tracing::error!("the log writer panicked");
     }
 }
 

@@ -86,11 +86,11 @@ impl PeersKeeper {
     }
 
     /// Writes what is known now.
-    pub fn save_now(&self) {
+    pub async fn save_now(&self) {
         let Some(members) = self.members() else {
             return;
         };
-        if let Err(error) = save(&*self.disk, &self.path, &members) {
+        if let Err(error) = self.save(members).await {
             tracing::warn!(%error, "cannot keep the addresses of the members");
         }
     }

@@ -586,3 +586,23 @@ fn a_disk_that_was_full_for_a_while_closes_the_log_only_if_it_still_is() {
         assert!(log.failure().is_some());
     });
 }
+
+/// A daemon that waits for a disk that never answers does not end when it is told to.
+#[test]
+fn a_log_whose_writer_hangs_is_closed_in_time_and_waited_for_by_nobody() {
+    runtime().block_on(async {
+        let (hangs, wait) = std::sync::mpsc::channel::<()>();
+        let log = open(&new_log());
+        *log.writer.lock() = Some(std::thread::spawn(move || wait.recv().unwrap_or_default()));
+        assert!(!log.close_within(Duration::from_secs(5)).await);
+        drop(log);
+        drop(hangs);
+        let log = open(&new_log());
+        let ended = std::thread::spawn(|| ());
+        while !ended.is_finished() {
+            std::thread::yield_now();
+        }
+        *log.writer.lock() = Some(ended);
+        assert!(log.close_within(Duration::from_secs(5)).await);
+    });
+}
