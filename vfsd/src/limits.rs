@@ -189,6 +189,9 @@ pub const SNAPSHOT_REST_BYTES_MAX: u64 = 160 * 1024 * 1024;
 pub const SNAPSHOT_DUE_BYTES: u64 = 64 * 1024 * 1024;
 /// How often that is looked at, in beats.
 pub const SNAPSHOT_CHECK_BEATS: u64 = 5;
+/// Pause before a snapshot that could not be written is tried again: writing a large one costs as much as it has bytes,
+/// and a full disk is seldom emptied at once.
+pub const SNAPSHOT_RETRY_EVERY: Duration = Duration::from_secs(30);
 /// Entries kept behind a snapshot, so that a node that was away for a moment needs no snapshot.
 pub const LOG_ENTRIES_KEPT: u64 = 5_000;
 /// The same in bytes: whichever is reached first.

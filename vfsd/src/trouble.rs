@@ -20,6 +20,11 @@ impl Trouble {
         true
     }
 
+    /// Whether it does not work.
+    pub fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// It worked: the next failure is new.
     pub fn end(&mut self) {
         self.0 = None;
@@ -36,7 +41,9 @@ mod tests {
         let failures = ["full", "full", "broken", "full"];
         let told = failures.map(|failure| trouble.is_new(failure));
         assert_eq!(told, [true, false, true, true]);
+        assert!(trouble.is_there());
         trouble.end();
+        assert!(!trouble.is_there());
         assert!(trouble.is_new("full"));
     }
 }

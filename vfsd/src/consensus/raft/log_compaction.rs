@@ -1,23 +1,27 @@
 //! Decides when a snapshot is due: by bytes of log, not by entries.
 //!
 //! Invariant: a snapshot is taken when the log has grown by as much as the last manifest is large: writing snapshots
-//! costs no more than writing the log, since a large content is written once. Not here: writing it
-//! (`state_machine.rs`).
+//! costs no more than writing the log, since a large content is written once. One that could not be written is due
+//! again after a while, however little the log has grown. Not here: writing it (`state_machine.rs`).
 
 use std::sync::Arc;
 
 use openraft::errors::Fatal;
+use tokio::time::Instant;
 
 use crate::consensus::core::Core;
 use crate::consensus::raft::snapshot_store::SnapshotStore;
 use crate::consensus::raft::types::TypeConfig;
-use crate::limits::{LOG_BYTES_KEPT, SNAPSHOT_CHECK_BEATS, SNAPSHOT_DUE_BYTES};
+use crate::limits::{
+    LOG_BYTES_KEPT, SNAPSHOT_CHECK_BEATS, SNAPSHOT_DUE_BYTES, SNAPSHOT_RETRY_EVERY,
+};
 
 /// Runs until it is dropped.
 pub async fn run(core: Arc<Core>) {
     let mut known = core.view.metrics().snapshot;
     let uncovered = known.map_or(u64::MAX, |covered| core.log.bytes_above(covered.index));
     let mut counted_from = core.log.appended_bytes().saturating_sub(uncovered);
+    let mut tried: Option<Instant> = None;
     let mut beats = core.beat.every(SNAPSHOT_CHECK_BEATS);
     loop {
         beats.next().await;
@@ -32,18 +36,24 @@ pub async fn run(core: Arc<Core>) {
                 return;
             }
         }
-        if appended - counted_from < SNAPSHOT_DUE_BYTES {
+        let is_overdue = core.snapshots.has_failed();
+        if is_overdue && tried.is_some_and(|tried| tried.elapsed() < SNAPSHOT_RETRY_EVERY) {
+            continue;
+        }
+        let grown = appended - counted_from;
+        if !is_overdue && grown < SNAPSHOT_DUE_BYTES {
             continue;
         }
         // A look at the disk, which may not answer: beside the loop that everything else shares.
         let Ok(last) = core.snapshots.run_blocking(SnapshotStore::size).await else {
             return;
         };
-        if appended - counted_from < last {
+        if !is_overdue && grown < last {
             continue;
         }
-        tracing::info!(log_bytes = appended - counted_from, "taking a snapshot");
+        tracing::info!(log_bytes = grown, is_overdue, "taking a snapshot");
         counted_from = appended;
+        tried = Some(Instant::now());
         if core.view.raft.trigger().snapshot().await.is_err() {
             return;
         }

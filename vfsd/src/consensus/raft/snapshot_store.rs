@@ -22,6 +22,7 @@ use crate::state_machine::snapshot::{StateImage, named_in};
 use crate::storage::atomic_file;
 use crate::storage::disk::{self, Disk};
 use crate::storage::record::Position;
+use crate::trouble::Trouble;
 
 const MAGIC: &[u8; 8] = b"vfsnap1\n";
 const DIGEST_LEN: usize = 32;
@@ -64,6 +65,8 @@ pub struct SnapshotStore {
     blobs: BlobStore,
     // One writer at a time: contents that one has just stored must not be taken away by another.
     writing: Arc<Mutex<()>>,
+    // Leaf lock.
+    trouble: Arc<Mutex<Trouble>>,
 }
 
 impl SnapshotStore {
@@ -80,7 +83,28 @@ impl SnapshotStore {
             dir,
             blobs,
             writing: Arc::default(),
+            trouble: Arc::default(),
         })
+    }
+
+    /// Takes down whether the last snapshot of this node's own state came to the disk, and tells of it if it did not.
+    pub fn note_outcome<T>(&self, saved: &io::Result<T>) {
+        let mut trouble = self.trouble.lock();
+        match saved {
+            Ok(_) => trouble.end(),
+            Err(error) if trouble.is_new(error) => tracing::error!(
+                dir = %self.dir.display(),
+                %error,
+                "a snapshot cannot be written: this member goes on while the log has room, and tries again; make room \
+                 on the disk"
+            ),
+            Err(_) => {}
+        }
+    }
+
+    /// Whether it did not.
+    pub fn has_failed(&self) -> bool {
+        self.trouble.lock().is_there()
     }
 
     /// Runs `job` on the store where it blocks nobody else.

@@ -180,6 +180,18 @@ impl RaftStateMachine {
         Ok(())
     }
 
+    fn builder(&self, is_needed: bool) -> SnapshotBuilder {
+        SnapshotBuilder {
+            machine: self.machine.clone(),
+            meta: SnapshotMeta {
+                last_log_id: self.last_applied,
+                last_membership: self.membership.clone(),
+            },
+            snapshots: self.snapshots.clone(),
+            is_needed,
+        }
+    }
+
     /// On every node: a lock that was ended on a person's word is looked for in the log of whichever node is at hand.
     fn record_break(&self, index: LogIndex, inode: InodeNo, author: &Author) {
         let path = self.machine.tree().path_of(inode).unwrap_or_default();
@@ -208,10 +220,30 @@ fn respond(responder: Option<ApplyResponder<TypeConfig>>, outcome: Option<Outcom
 }
 
 /// Writes a snapshot of the state as it was when the builder was made.
+///
+/// openraft takes an error here for the end of the member. But a snapshot only saves room, and the log may have enough
+/// of it for long while the disk has none for a whole snapshot: so one that cannot be written is told, is answered as
+/// one of nothing, which openraft has a newer one than, and is due again (`log_compaction.rs`). What the log itself
+/// cannot write ends the member still.
 pub struct SnapshotBuilder {
     machine: StateMachine,
     meta: SnapshotMeta,
     snapshots: SnapshotStore,
+    /// Openraft cannot do without it.
+    is_needed: bool,
+}
+
+impl SnapshotBuilder {
+    /// What stands for a snapshot that could not be written.
+    fn nothing() -> Snapshot {
+        Snapshot {
+            meta: SnapshotMeta::default(),
+            snapshot: StateImage {
+                manifest: Arc::from([]),
+                blobs: Arc::default(),
+            },
+        }
+    }
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
@@ -223,7 +255,13 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             let image = machine.image();
             snapshots.save(&meta, &image).map(|()| image)
         };
-        let image = self.snapshots.run_blocking(save).await??;
+        let saved = self.snapshots.run_blocking(save).await.flatten();
+        self.snapshots.note_outcome(&saved);
+        let image = match saved {
+            Ok(image) => image,
+            Err(_) if !self.is_needed => return Ok(Self::nothing()),
+            Err(error) => return Err(error),
+        };
         Ok(Snapshot {
             meta: self.meta.clone(),
             snapshot: image,
@@ -250,14 +288,11 @@ impl openraft::storage::RaftStateMachine<TypeConfig> for RaftStateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
-        SnapshotBuilder {
-            machine: self.machine.clone(),
-            meta: SnapshotMeta {
-                last_log_id: self.last_applied,
-                last_membership: self.membership.clone(),
-            },
-            snapshots: self.snapshots.clone(),
-        }
+        self.builder(true)
+    }
+
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Self::SnapshotBuilder> {
+        Some(self.builder(force))
     }
 
     async fn install_snapshot(
@@ -279,5 +314,44 @@ impl openraft::storage::RaftStateMachine<TypeConfig> for RaftStateMachine {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         self.snapshots.run_blocking(SnapshotStore::load).await?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use openraft::storage::RaftStateMachine as _;
+
+    use super::*;
+    use crate::consensus::raft::types;
+    use crate::storage::disk::Disk;
+    use crate::storage::disk::fake::{FakeDisk, Faults};
+    use crate::storage::record::Position;
+
+    #[tokio::test]
+    async fn a_snapshot_that_finds_no_room_is_no_error_unless_it_is_needed() {
+        let disk = FakeDisk::new(1, Faults::default());
+        let dir = Path::new("/snapshots");
+        disk.create_dir(dir).unwrap();
+        let store = SnapshotStore::open(Arc::new(disk.clone()), dir.into()).unwrap();
+        let published = Published::new(Arc::default());
+        let mut machine = RaftStateMachine::open(store.clone(), published).unwrap();
+        let position = Position { term: 1, index: 7 };
+        machine.last_applied = Some(types::log_id(position));
+        disk.set_faults(Faults {
+            capacity: Some(0),
+            ..Faults::default()
+        });
+        let mut builder = machine.try_create_snapshot_builder(false).await.unwrap();
+        let nothing = builder.build_snapshot().await.unwrap();
+        assert_eq!(nothing.meta.last_log_id, None);
+        assert!(store.has_failed() && store.load().unwrap().is_none());
+        let mut needed = machine.try_create_snapshot_builder(true).await.unwrap();
+        assert!(needed.build_snapshot().await.is_err());
+        disk.set_faults(Faults::default());
+        let whole = builder.build_snapshot().await.unwrap();
+        assert_eq!(whole.meta.last_log_id, machine.last_applied);
+        assert!(!store.has_failed() && store.load().unwrap().is_some());
     }
 }
