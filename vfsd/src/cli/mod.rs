@@ -193,7 +193,9 @@ fn report(error: &anyhow::Error) {
     let admin = error.downcast_ref::<AdminError>().map(AdminError::hint);
     let refusal = match error.downcast_ref::<EnrolError>() {
         Some(EnrolError::Refused(refusal)) => Some(refusal.hint.as_str()),
-        Some(EnrolError::OtherCluster(_)) => Some("make one on that cluster: vfsd token create"),
+        Some(EnrolError::OtherCluster { .. }) => {
+            Some("make one on that cluster: vfsd token create")
+        }
         Some(EnrolError::Unreachable { .. }) => {
             Some("is vfsd running there, and is the port open?")
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use rustls::CertificateError;
 use rustls_pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 use tokio_util::codec::Framed;
@@ -14,7 +15,7 @@ use tokio_util::codec::Framed;
 use super::client::{connect_as, reason};
 use super::frame::{Frame, FrameKind, codec};
 use super::identity::ANY_NODE;
-use super::tls::{TlsError, enrol_client};
+use super::tls::{OtherAuthority, TlsError, enrol_client};
 use crate::limits::ENROL_TIMEOUT;
 
 /// A joining node's request.
@@ -74,8 +75,13 @@ pub enum EnrolError {
         reason: String,
     },
     /// The server's authority is not the one that the token names.
-    #[error("the join token is for another cluster than the one at {0}")]
-    OtherCluster(String),
+    #[error("the join token is for another cluster than the one at {peer}: {authorities}")]
+    OtherCluster {
+        /// The address.
+        peer: String,
+        /// Whose token it is, and who answered.
+        authorities: OtherAuthority,
+    },
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -130,12 +136,19 @@ async fn ask(peer: &str, ca_digest: [u8; 32], request: &EnrolRequest) -> Result<
     let name =
         ServerName::try_from(ANY_NODE).map_err(|error| unreachable(io::Error::other(error)))?;
     let stream = connect_as(peer, &tls, name).await.map_err(|error| {
-        let tls_error = error
-            .get_ref()
-            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        match tls_error {
-            Some(rustls::Error::InvalidCertificate(_)) => EnrolError::OtherCluster(peer.to_owned()),
-            _ => unreachable(error),
+        let inner = error.get_ref();
+        let authorities = match inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(rustls::Error::InvalidCertificate(CertificateError::Other(other))) => {
+                other.0.downcast_ref::<OtherAuthority>().cloned()
+            }
+            _ => None,
+        };
+        match authorities {
+            Some(authorities) => EnrolError::OtherCluster {
+                peer: peer.to_owned(),
+                authorities,
+            },
+            None => unreachable(error),
         }
     })?;
     let mut framed = Framed::new(stream, codec());

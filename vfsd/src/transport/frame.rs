@@ -41,7 +41,7 @@ pub enum FrameError {
     Short(usize),
     /// Sent by another version.
     #[error(
-        "frame version {0} is not known (this node knows {WIRE_VERSION}); upgrade the older node"
+        "the peer speaks frame version {0}, this node speaks {WIRE_VERSION}: install the same version of vfsd on both"
     )]
     Version(u8),
     /// No such kind.
@@ -114,7 +114,10 @@ mod tests {
         .encode()
         .to_vec();
         bytes[0] = 9;
-        assert_eq!(Frame::decode(bytes.into()), Err(FrameError::Version(9)));
+        let refused = Frame::decode(bytes.into()).unwrap_err();
+        assert_eq!(refused, FrameError::Version(9));
+        let text = format!("version 9, this node speaks {WIRE_VERSION}: install");
+        assert!(refused.to_string().contains(&text), "{refused}");
     }
 
     proptest! {

@@ -6,13 +6,14 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use data_encoding::HEXLOWER;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore,
+    ServerConfig, SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::sync::watch;
@@ -34,6 +35,16 @@ pub enum TlsError {
     /// The authority's certificate cannot check others.
     #[error("the cluster's authority cannot be used: {0}")]
     Verifier(String),
+}
+
+/// The other side's certificate is not of the authority that a token names: digests, as a person compares them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the token names the authority {expected}, that one's is {found}")]
+pub struct OtherAuthority {
+    /// What the token names.
+    pub expected: String,
+    /// What the other side has shown.
+    pub found: String,
 }
 
 /// What a member offers and accepts, the newest first. A build from before levels says [`ALPN_MEMBER`] alone.
@@ -197,6 +208,11 @@ pub fn enrol_client(ca_digest: [u8; 32]) -> Result<ClientConfig, TlsError> {
     Ok(client)
 }
 
+/// The beginning of a digest: enough to tell two authorities apart.
+fn short(digest: &[u8; 32]) -> String {
+    HEXLOWER.encode(&digest[..8])
+}
+
 /// Accepts servers whose certificate was signed by the authority with a known digest.
 #[derive(Debug)]
 struct PinnedAuthority {
@@ -217,7 +233,14 @@ impl ServerCertVerifier for PinnedAuthority {
         let pinned = intermediates
             .iter()
             .find(|certificate| identity::digest(certificate) == self.digest);
-        let authority = pinned.ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
+        let authority = pinned.ok_or_else(|| {
+            let shown = intermediates.last().map(|last| identity::digest(last));
+            let other = OtherAuthority {
+                expected: short(&self.digest),
+                found: shown.map_or_else(|| "not shown".into(), |digest| short(&digest)),
+            };
+            CertificateError::Other(OtherError(Arc::new(other)))
+        })?;
         let authority = authority.clone().into_owned();
         let verifier = verifier_of(authority, Arc::clone(&self.provider))?;
         verifier.verify_server_cert(end_entity, &[], server_name, ocsp_response, now)

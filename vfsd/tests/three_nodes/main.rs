@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use rustls_pki_types::CertificateDer;
 use vfsd::cli::setup;
 use vfsd::consensus::cluster::peers::{Peers, Purpose};
@@ -374,7 +375,13 @@ fn tokens_that_are_used_expired_or_foreign_are_refused_with_a_reason() {
     let foreign = other.token(3_600);
     let refusal = |token: &Token| joining.join(&first, token).unwrap_err().to_string();
     assert_eq!(refusal(&expired), "the join token expired 12 min ago");
-    assert!(refusal(&foreign).starts_with("the join token is for another cluster"));
+    let of_another = refusal(&foreign);
+    let digests = [&foreign, &used].map(|token| HEXLOWER.encode(&token.ca_digest[..8]));
+    assert!(
+        of_another.starts_with("the join token is for another cluster than the one at ")
+            && digests.iter().all(|digest| of_another.contains(digest)),
+        "{of_another}"
+    );
     joining.join(&first, &used).unwrap();
     let third = Member::new("n3");
     let again = third.join(&first, &used).unwrap_err().to_string();
