@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use sd_notify::NotifyState;
@@ -288,17 +289,29 @@ async fn feed_watchdog(node: Arc<Node>, served: Arc<OnceLock<Arc<AtomicBool>>>) 
         return;
     };
     loop {
-        let is_served = served
-            .get()
-            .is_none_or(|served| served.load(Ordering::Acquire));
-        if !node.is_alive(WATCHDOG_ANSWER_MAX.min(period / 4)).await {
-            tracing::error!("the consensus loop does not answer");
-        } else if !is_served {
-            tracing::error!("nobody answers the kernel on the mount");
-        } else {
-            notify(&[NotifyState::Watchdog]);
+        match serves(&node, &served, WATCHDOG_ANSWER_MAX.min(period / 4)).await {
+            Ok(()) => notify(&[NotifyState::Watchdog]),
+            Err(why) => tracing::error!("the watchdog is not fed: {why}"),
         }
         tokio::time::sleep(period / 4).await;
+    }
+}
+
+/// Whether the daemon does what it is there for; the error says what it does not.
+async fn serves(
+    node: &Node,
+    served: &OnceLock<Arc<AtomicBool>>,
+    within: Duration,
+) -> Result<(), &'static str> {
+    if !node.is_alive(within).await {
+        return Err("the consensus loop does not answer");
+    }
+    let is_served = served
+        .get()
+        .is_none_or(|served| served.load(Ordering::Acquire));
+    match is_served {
+        true => Ok(()),
+        false => Err("nobody answers the kernel on the mount"),
     }
 }
 
@@ -307,7 +320,7 @@ mod tests {
     use super::*;
     use crate::consensus::lone_member_test::{found, start};
 
-    const LONG: std::time::Duration = std::time::Duration::from_secs(60);
+    const LONG: Duration = Duration::from_secs(60);
 
     fn signals() -> [Signal; 2] {
         [SignalKind::user_defined1(), SignalKind::user_defined2()].map(|kind| signal(kind).unwrap())
@@ -338,6 +351,29 @@ mod tests {
         node.stop().await;
         drop(data);
         assert_eq!(refusal_in(temp.path()).await, why);
+    }
+
+    /// A daemon that is there and serves nobody is one that the service manager must end.
+    #[tokio::test]
+    async fn the_watchdog_is_fed_only_while_consensus_and_the_mount_answer() {
+        let temp = tempfile::tempdir().unwrap();
+        let node = start(temp.path(), &found(temp.path())).await;
+        let served = OnceLock::new();
+        assert_eq!(
+            serves(&node, &served, LONG).await,
+            Ok(()),
+            "not mounted yet"
+        );
+        let answers = Arc::new(AtomicBool::new(true));
+        served.set(Arc::clone(&answers)).unwrap();
+        assert_eq!(serves(&node, &served, LONG).await, Ok(()));
+        answers.store(false, Ordering::Release);
+        let why = serves(&node, &served, LONG).await.unwrap_err();
+        assert!(why.contains("the kernel"), "{why}");
+        answers.store(true, Ordering::Release);
+        node.stop().await;
+        let why = serves(&node, &served, LONG).await.unwrap_err();
+        assert!(why.contains("consensus"), "{why}");
     }
 
     /// Whatever hides the reason, there is one.

@@ -62,15 +62,7 @@ async fn accept(listener: UnixListener, commands: Arc<Commands>) {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // It comes again at once: without a pause nothing else would run on this thread.
-                tracing::warn!(%error, "cannot accept a command's connection");
-                tokio::time::sleep(ACCEPT_RETRY_EVERY).await;
-                continue;
-            }
-        };
+        let (stream, _) = next(|| listener.accept()).await;
         // Root on this machine only: the kernel says who is on the other side.
         let Some(peer) = stream.peer_cred().ok().filter(|peer| peer.uid() == 0) else {
             continue;
@@ -85,6 +77,20 @@ async fn accept(listener: UnixListener, commands: Arc<Commands>) {
             }
             drop(permit);
         });
+    }
+}
+
+/// The next connection, whatever `accept` fails with before: descriptors may be short for a while.
+async fn next<C, Accepted: Future<Output = io::Result<C>>>(accept: impl Fn() -> Accepted) -> C {
+    loop {
+        match accept().await {
+            Ok(connection) => return connection,
+            Err(error) => {
+                // It comes again at once: without a pause nothing else would run on this thread.
+                tracing::warn!(%error, "cannot accept a command's connection");
+                tokio::time::sleep(ACCEPT_RETRY_EVERY).await;
+            }
+        }
     }
 }
 
@@ -109,4 +115,31 @@ async fn serve(stream: UnixStream, peer: UCred, commands: &Commands) -> io::Resu
         write.write_all(&line).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// While descriptors are short, each try fails at once.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_cannot_be_accepted_neither_ends_nor_spins_the_listener() {
+        let tries = Cell::new(0);
+        let accept = || {
+            tries.set(tries.get() + 1);
+            let accepted = match tries.get() {
+                1..=10 => Err(io::Error::from_raw_os_error(libc::EMFILE)),
+                _ => Ok("a command"),
+            };
+            std::future::ready(accepted)
+        };
+        let begun = Instant::now();
+        assert_eq!(next(accept).await, "a command");
+        assert_eq!(tries.get(), 11);
+        assert_eq!(begun.elapsed(), 10 * ACCEPT_RETRY_EVERY);
+    }
 }

@@ -78,6 +78,17 @@ impl DirectoryEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state_machine::StateMachine;
+
+    /// A thousand programs that have a large directory open must not take a thousand copies of its names.
+    #[test]
+    fn a_listing_takes_no_copy_of_the_names() {
+        let state = StateMachine::new();
+        let lists = || Listing::of(state.tree().inode(InodeNo::ROOT).unwrap()).unwrap();
+        let (one, other) = (lists(), lists());
+        assert!(!one.names.is_empty());
+        assert!(one.names.ptr_eq(&other.names));
+    }
 
     #[test]
     fn a_listing_goes_on_where_its_reader_was_and_where_he_jumps_to() {

@@ -24,7 +24,9 @@ fn nothing_is_lost(kind: &str, processes: usize, rounds: usize) {
 /// What is lost here shows nowhere else: the database stays whole, only updates that were committed are gone.
 #[test]
 fn sqlite_in_wal_mode_keeps_the_updates_of_short_connections() {
-    nothing_is_lost("sqlite-wal", 4, 40);
+    for synchronous in ["normal", "full"] {
+        nothing_is_lost(&format!("sqlite-wal:{synchronous}"), 4, 40);
+    }
 }
 
 #[test]

@@ -12,10 +12,16 @@ import sys
 BUSY_SECONDS = 60
 
 
+SYNCHRONOUS = ['off', 'normal', 'full']
+
+
 def sqlite_connection(path, mode):
-    """With its own idea of safety: what is asked here is whether the writers see each other."""
+    """`wal:full`: the journal, and when it is made durable."""
+    journal, synchronous = mode.split(':')
     database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-    assert database.execute(f'PRAGMA journal_mode={mode}').fetchone()[0] == mode
+    assert database.execute(f'PRAGMA journal_mode={journal}').fetchone()[0] == journal
+    database.execute(f'PRAGMA synchronous={synchronous}')
+    assert database.execute('PRAGMA synchronous').fetchone()[0] == SYNCHRONOUS.index(synchronous)
     return database
 
 
