@@ -17,8 +17,9 @@ use vfsd::fs::open_flags::OpenFlags;
 use vfsd::fs::proposer::Proposer;
 use vfsd::state_machine::command::SetAttr;
 use vfsd::state_machine::fs_error::FsError;
-use vfsd::state_machine::ids::{HandleId, InodeNo};
+use vfsd::state_machine::ids::{HandleId, InodeNo, SessionId};
 
+use super::checkers::locks::Try;
 use super::checkers::{Checkers, whole};
 use super::trace;
 
@@ -321,12 +322,21 @@ impl Client {
         let name = format!("k{}", self.rng.random_range(0..2));
         let parent = self.fs.lookup(ROOT, OsStr::new("lk"))?.node;
         let session = self.proposer.session();
+        let tried = self.shared.checkers.lock().locks.tries(&name);
         let made = self
             .fs
             .make_directory(NOBODY, parent, OsStr::new(&name), 0o755)
-            .await?;
-        let fence = self.fs.xattr(made.node, OsStr::new("user.lk.fence"))?;
+            .await;
+        match &made {
+            Ok(_) => self.shared.checkers.lock().locks.took(&tried),
+            Err(Failure::Refused(FsError::AlreadyExists)) => {
+                self.shared.checkers.lock().locks.met(&tried);
+            }
+            Err(_) => {}
+        }
+        let fence = self.fs.xattr(made?.node, OsStr::new("user.lk.fence"))?;
         let fence = String::from_utf8(fence).unwrap().parse().unwrap();
+        self.shared.checkers.lock().locks.has_fence(&tried, fence);
         for _ in 0..self.rng.random_range(1..12) {
             if session.is_none() || self.proposer.session() != session {
                 // Past its own deadline a holder does not rely on it any more.
@@ -337,14 +347,45 @@ impl Client {
                 .checkers
                 .lock()
                 .locks
-                .relies(&name, fence, &relier);
+                .relies(&tried, fence, &relier);
             sleep(Duration::from_millis(self.rng.random_range(50..600))).await;
         }
-        for _ in 0..5 {
-            let name = OsStr::new(&name);
-            match self.fs.remove_directory(NOBODY, parent, name).await {
+        self.give_back((parent, &name), &tried, (session, fence))
+            .await
+    }
+
+    fn fence_of(&self, parent: u64, name: &str) -> Option<u64> {
+        let node = self.fs.lookup(parent, OsStr::new(name)).ok()?.node;
+        let fence = self.fs.xattr(node, OsStr::new("user.lk.fence"));
+        self.fs.forget(node, 1);
+        String::from_utf8(fence.ok()?).ok()?.parse().ok()
+    }
+
+    /// Gives the lock back that was taken in this session under this fence.
+    async fn give_back(
+        &self,
+        (parent, name): (u64, &str),
+        tried: &Try,
+        (session, fence): (Option<SessionId>, u64),
+    ) -> FsResult<()> {
+        let giving = self.shared.checkers.lock().locks.gives_back(tried);
+        for is_first in [true, false, false, false, false] {
+            // An attempt that was not answered may have worked, and the name be another lock of this node by now.
+            if !is_first && self.fence_of(parent, name) != Some(fence) {
+                return Ok(());
+            }
+            let given = self.fs.remove_directory(NOBODY, parent, OsStr::new(name));
+            match given.await {
                 Err(Failure::NotProposed(_)) => sleep(Duration::from_millis(500)).await,
-                removed => return removed,
+                Err(refused) => return Err(refused),
+                Ok(()) => {
+                    // In another session of this node it may have been another lock all the same.
+                    if is_first && session.is_some() && session == self.proposer.session() {
+                        let locks = &mut self.shared.checkers.lock().locks;
+                        locks.gave_back(tried, giving);
+                    }
+                    return Ok(());
+                }
             }
         }
         Ok(())

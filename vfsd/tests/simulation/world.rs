@@ -349,7 +349,7 @@ impl World {
         self.snapshot_on(index).await;
     }
 
-    async fn snapshot_on(&mut self, index: usize) {
+    pub(super) async fn snapshot_on(&mut self, index: usize) {
         let Some(running) = &self.members[index].running else {
             return;
         };
@@ -365,15 +365,19 @@ impl World {
         }
     }
 
+    pub(super) fn cut_off(&mut self, index: usize) {
+        for other in 0..self.members.len() {
+            let (one, other) = (index as u64 + 1, other as u64 + 1);
+            self.network.cut(one, other);
+            self.network.cut(other, one);
+        }
+    }
+
     /// Cuts a member off for a while; perhaps the others have only a snapshot for it then, and perhaps it goes down
     /// while it catches up.
     async fn starve(&mut self) {
         let starved = self.any();
-        for other in 0..self.members.len() {
-            let (one, other) = (starved as u64 + 1, other as u64 + 1);
-            self.network.cut(one, other);
-            self.network.cut(other, one);
-        }
+        self.cut_off(starved);
         trace::line(&format!("n{} is starved", starved + 1));
         let time = Duration::from_millis(self.rng.random_range(500..2_500));
         self.wait(time).await;
@@ -490,6 +494,7 @@ impl World {
             }
         }
         checkers.saves.check();
+        checkers.locks.check();
         checkers.sticky.check();
     }
 }
