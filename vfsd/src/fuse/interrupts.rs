@@ -2,11 +2,13 @@
 //!
 //! The kernel's FUSE_INTERRUPT does not reach us (fuser answers it by itself), and a process stays unkillable until its
 //! request is answered. So callers that wait for long are looked at, and the wait of a killed one ends.
+//!
+//! Invariant: while anybody waits one task looks, and soon after the last wait there is none: an idle member has no
+//! timer of this.
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -17,10 +19,18 @@ use crate::fs::errno::{Failure, FsResult};
 use crate::limits::{KILLED_CALLER_AFTER, KILLED_CALLER_EVERY};
 
 /// Callers that wait for an answer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Interrupts {
-    next: AtomicU64,
-    waiting: Mutex<HashMap<u64, Waiting>>,
+    runtime: tokio::runtime::Handle,
+    waits: Mutex<Waits>,
+}
+
+#[derive(Debug, Default)]
+struct Waits {
+    next: u64,
+    waiting: HashMap<u64, Waiting>,
+    /// A task looks at them.
+    is_watched: bool,
 }
 
 #[derive(Debug)]
@@ -31,44 +41,62 @@ struct Waiting {
 }
 
 impl Interrupts {
-    /// Starts the look-out on `runtime`. It ends with the last other owner of the returned value.
-    pub fn start(runtime: &tokio::runtime::Handle) -> Arc<Self> {
-        let interrupts = Arc::new(Self::default());
-        let watched = Arc::downgrade(&interrupts);
-        runtime.spawn(async move {
-            while let Some(interrupts) = watched.upgrade() {
-                interrupts.end_waits_of_the_killed();
-                drop(interrupts);
-                tokio::time::sleep(KILLED_CALLER_EVERY).await;
+    /// Nobody waits yet; who looks at those that will runs on `runtime`.
+    pub fn new(runtime: tokio::runtime::Handle) -> Arc<Self> {
+        Arc::new(Self {
+            runtime,
+            waits: Mutex::default(),
+        })
+    }
+
+    /// Looks until nobody waits, or nobody else has this value any more.
+    async fn look_out(interrupts: Weak<Self>) {
+        loop {
+            tokio::time::sleep(KILLED_CALLER_EVERY).await;
+            let Some(interrupts) = interrupts.upgrade() else {
+                return;
+            };
+            interrupts.end_waits_of_the_killed();
+            let mut waits = interrupts.waits.lock();
+            if waits.waiting.is_empty() {
+                waits.is_watched = false;
+                return;
             }
-        });
-        interrupts
+        }
     }
 
     /// Runs `operation` for the caller `tid`; a killed caller gets an answer early, and the operation is dropped
     /// (what it proposed is abandoned).
     pub async fn run<T>(
-        &self,
+        self: &Arc<Self>,
         tid: u32,
         operation: impl Future<Output = FsResult<T>>,
     ) -> FsResult<T> {
         let (interrupt, interrupted) = oneshot::channel();
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        self.waiting.lock().insert(
-            id,
-            Waiting {
-                tid,
-                since: Instant::now(),
-                interrupt,
-            },
-        );
+        let id = self.begin(tid, interrupt);
         let outcome = tokio::select! {
             biased;
             outcome = operation => outcome,
             Ok(()) = interrupted => Err(Failure::Interrupted),
         };
-        self.waiting.lock().remove(&id);
+        self.waits.lock().waiting.remove(&id);
         outcome
+    }
+
+    fn begin(self: &Arc<Self>, tid: u32, interrupt: oneshot::Sender<()>) -> u64 {
+        let waiting = Waiting {
+            tid,
+            since: Instant::now(),
+            interrupt,
+        };
+        let mut waits = self.waits.lock();
+        let id = waits.next;
+        waits.next += 1;
+        waits.waiting.insert(id, waiting);
+        if !std::mem::replace(&mut waits.is_watched, true) {
+            self.runtime.spawn(Self::look_out(Arc::downgrade(self)));
+        }
+        id
     }
 
     fn end_waits_of_the_killed(&self) {
@@ -76,18 +104,50 @@ impl Interrupts {
         let waited_long =
             |waiting: &Waiting| waiting.tid != 0 && now - waiting.since >= KILLED_CALLER_AFTER;
         let long: Vec<(u64, u32)> = {
-            let waiting = self.waiting.lock();
+            let waits = self.waits.lock();
+            let waiting = waits.waiting.iter();
             waiting
-                .iter()
                 .filter(|(_, waiting)| waited_long(waiting))
                 .map(|(id, waiting)| (*id, waiting.tid))
                 .collect()
         };
         for (id, _) in long.into_iter().filter(|(_, tid)| is_killed(*tid)) {
-            if let Some(waiting) = self.waiting.lock().remove(&id) {
+            if let Some(waiting) = self.waits.lock().waiting.remove(&id) {
                 // The operation may have ended in between; then nobody listens, which is fine.
                 let _ = waiting.interrupt.send(());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Time stands still while anything can go on, and then jumps to the next timer: without one it never moves.
+    #[tokio::test(start_paused = true)]
+    async fn callers_are_looked_at_while_one_waits_and_not_after() {
+        let interrupts = Interrupts::new(tokio::runtime::Handle::current());
+        let tasks = || {
+            tokio::runtime::Handle::current()
+                .metrics()
+                .num_alive_tasks()
+        };
+        assert_eq!(tasks(), 0);
+        // A number that no thread has counts as killed.
+        let killed = interrupts.run(1 << 23, std::future::pending::<FsResult<()>>());
+        assert!(matches!(killed.await, Err(Failure::Interrupted)));
+        // Nobody can be asked about a caller of no number; it is answered all the same.
+        let answered = interrupts.run(0, async {
+            tokio::time::sleep(KILLED_CALLER_EVERY * 5).await;
+            Ok(())
+        });
+        let looks = std::time::Duration::from_millis(1);
+        tokio::pin!(answered);
+        assert!(tokio::time::timeout(looks, &mut answered).await.is_err());
+        assert_eq!(tasks(), 1);
+        answered.await.unwrap();
+        tokio::time::sleep(2 * KILLED_CALLER_EVERY).await;
+        assert_eq!(tasks(), 0);
     }
 }

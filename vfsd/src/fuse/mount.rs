@@ -94,7 +94,7 @@ impl Mount {
         let shared = Arc::new(Shared {
             point: prepare(point)?,
             tickets: Arc::default(),
-            interrupts: Interrupts::start(&runtime),
+            interrupts: Interrupts::new(runtime.clone()),
             queue,
             root: Arc::default(),
             runtime,
