@@ -106,19 +106,20 @@ impl Replayer {
             let mut tree = directories.iter().map(|at| state.tree().inode(*at));
             tree.all(|inode| inode.is_some())
         };
-        match tried(|| self.raise(root, event), are_there) {
-            Ok(()) => {}
-            Err(error) if error.raw_os_error() == Some(libc::ESTALE) && are_there() => {
+        let raised = raised_or_announced(
+            || self.raise(root, event),
+            are_there,
+            || {
                 tracing::debug!(?event, "its directory moves: it is announced as a whole");
-                for directory in directories {
+                for &directory in &directories {
                     if let Err(error) = self.touch_directory(root, directory, Times::Both) {
                         tracing::debug!(%directory, %error, "a directory was not announced");
                     }
                 }
-            }
-            // The name went away again, or the program runs on this node: nothing to see.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ETXTBSY)) => {}
-            Err(error) => tracing::debug!(?event, %error, "an event was not raised"),
+            },
+        );
+        if let Err(error) = raised {
+            tracing::debug!(?event, %error, "an event was not raised");
         }
     }
 
@@ -371,6 +372,22 @@ impl Replayer {
     }
 }
 
+/// Raises an event, or has its directories announced as a whole when they move each time it is tried. What is not there
+/// any more needs neither.
+fn raised_or_announced(
+    raise: impl FnMut() -> io::Result<()>,
+    are_there: impl Fn() -> bool,
+    announce: impl FnOnce(),
+) -> io::Result<()> {
+    match tried(raise, &are_there) {
+        Err(error) if error.raw_os_error() == Some(libc::ESTALE) && are_there() => announce(),
+        // The name went away again, or the program runs on this node: nothing to see.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ETXTBSY)) => {}
+        told => return told,
+    }
+    Ok(())
+}
+
 /// Makes a call, and again after a pause while it fails because a directory moves, as long as the directories are
 /// there.
 fn tried(mut call: impl FnMut() -> io::Result<()>, are_there: impl Fn() -> bool) -> io::Result<()> {
@@ -424,5 +441,19 @@ mod tests {
         assert_eq!(tries(99, libc::ESTALE, true), (bound, Some(libc::ESTALE)));
         assert_eq!(tries(99, libc::ESTALE, false), (1, Some(libc::ESTALE)));
         assert_eq!(tries(99, libc::ENOENT, true), (1, Some(libc::ENOENT)));
+    }
+
+    #[test]
+    fn a_directory_that_moves_at_every_try_is_announced_as_a_whole() {
+        let told = |errno, is_there| {
+            let announced = Cell::new(false);
+            let raise = || Err(io::Error::from_raw_os_error(errno));
+            let told = raised_or_announced(raise, || is_there, || announced.set(true));
+            (announced.get(), told.is_ok())
+        };
+        assert_eq!(told(libc::ESTALE, true), (true, true));
+        assert_eq!(told(libc::ESTALE, false), (false, false), "it is gone");
+        assert_eq!(told(libc::ENOENT, true), (false, true));
+        assert_eq!(told(libc::EIO, true), (false, false));
     }
 }
