@@ -13,8 +13,10 @@ use std::task::{Context, Poll, Waker};
 
 use vfsd::fs::caller::Caller;
 use vfsd::fs::open_flags::OpenFlags;
-use vfsd::state_machine::command::RenameMode;
-use vfsd::state_machine::ids::HandleId;
+use vfsd::state_machine::command::{
+    Command as Change, ContentOp, ContentUpdate, RenameMode, Write,
+};
+use vfsd::state_machine::ids::{HandleId, InodeNo};
 
 use crate::other_process::OtherProcess;
 use crate::shared_log::SharedLog;
@@ -180,8 +182,8 @@ fn a_wish_whose_writer_is_killed_in_an_fsync_is_published() {
     until("it is published", || text(&there) == "new");
 }
 
-/// "So is a save that fails after its caller was killed": named, and tried again, whether that was before the close or
-/// in it.
+/// "A save that fails after its caller was killed goes as what a last close leaves": named, and tried again, whether
+/// that was before the close or in it.
 #[test]
 fn a_save_that_fails_after_its_writer_was_killed_is_named_and_tried_again() {
     for killed_in_close in [false, true] {
@@ -365,4 +367,70 @@ fn a_foreign_fsync_waits_for_the_save_that_is_under_way() {
     fs.runtime().block_on(sync).unwrap();
     assert_eq!(text(&cluster.path(2, "x")), "new");
     fs.release(other);
+}
+
+/// "It never covers another node's newer one", also where a save of this node came in between.
+#[test]
+fn a_save_that_is_tried_again_covers_no_newer_one_of_another_node_beneath_a_save_of_this_node() {
+    let cluster = Cluster::start();
+    run(&cluster, "printf .......... > $B/x; cat $A/x");
+    let fs = &cluster.filesystems[0];
+    let left = open_on_first(&cluster, "x");
+    fs.write_buffered(left, 0, b"OLD", false).unwrap();
+    let later = open_on_first(&cluster, "x");
+    cluster.log.set_quorum(false);
+    fs.release(left);
+    until("it is tried again", || {
+        unsaved(&cluster)[0] == ["/x".to_owned()]
+    });
+    fs.write_buffered(later, 5, b"L", false).unwrap();
+    cluster.log.set_quorum(true);
+    let inode = InodeNo(fs.lookup(TOP, OsStr::new("x")).unwrap().node);
+    cluster.log.before_the_next_of(1, move |log| {
+        log.change(newer(inode));
+    });
+    fs.runtime().block_on(fs.flush(ROOT, later)).unwrap();
+    until("it is given up", || unsaved(&cluster)[0].is_empty());
+    assert_eq!(text(&cluster.path(2, "x")), "NNNNNLNNNN");
+    fs.release(later);
+}
+
+/// "When it has become too old it is no failure of whoever syncs or renames the file."
+#[test]
+fn a_save_that_has_become_too_old_fails_no_call_of_another_program() {
+    let cluster = Cluster::start();
+    run(&cluster, "printf .......... > $B/x; cat $A/x");
+    let fs = &cluster.filesystems[0];
+    let left = open_on_first(&cluster, "x");
+    fs.write_buffered(left, 0, b"OLD", false).unwrap();
+    let later = open_on_first(&cluster, "x");
+    fs.write_buffered(later, 5, b"L", false).unwrap();
+    cluster.log.set_quorum(false);
+    fs.release(left);
+    until("it is tried again", || {
+        unsaved(&cluster)[0] == ["/x".to_owned()]
+    });
+    let inode = InodeNo(fs.lookup(TOP, OsStr::new("x")).unwrap().node);
+    cluster.log.change(newer(inode));
+    cluster.log.set_quorum(true);
+    fs.runtime().block_on(fs.sync(ROOT, later)).unwrap();
+    assert_eq!(text(&cluster.path(2, "x")), "NNNNNLNNNN");
+    run(&cluster, "mv $A/x $A/y; [ -e $B/y ]");
+    until("it is given up", || unsaved(&cluster)[0].is_empty());
+    assert_eq!(text(&cluster.path(2, "y")), "NNNNNLNNNN");
+    fs.release(later);
+}
+
+/// A save of another node.
+fn newer(inode: InodeNo) -> Change {
+    Change::Write(Write {
+        inode,
+        base: None,
+        update: ContentUpdate::Replace(vec![ContentOp::Write {
+            offset: 0,
+            data: b"NNNNNNNNNN".to_vec(),
+        }]),
+        mtime: None,
+        closes: true,
+    })
 }

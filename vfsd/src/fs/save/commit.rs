@@ -162,8 +162,7 @@ impl FileSystem {
             if source == own {
                 self.commit_own(caller, &handle, false).await?;
             } else if !replaces(source) {
-                self.commit_source(open, source, false, OnFailure::GiveBack)
-                    .await?;
+                self.commit_for_others(open, source).await?;
             }
         }
         Ok(())
@@ -270,11 +269,22 @@ impl FileSystem {
         }
         let (fs, open) = (self.clone(), open.clone());
         let steps = |is_awaited: Arc<AtomicBool>| async move {
-            let Some((in_flight, write)) = fs.begin_save(&open, source, closes).await else {
+            let begun = fs.begin_save(&open, source, (closes, true)).await;
+            let Some((mut in_flight, write)) = begun else {
                 return Ok(());
             };
             let saver = in_flight.saver().clone();
-            let outcome = fs.propose_for(&saver, Command::Write(write)).await;
+            let onto_any = in_flight.is_guarded().then(|| Write {
+                base: None,
+                ..write.clone()
+            });
+            let mut outcome = fs.propose_for(&saver, Command::Write(write)).await;
+            if let (Err(failure), Some(write)) = (&outcome, onto_any)
+                && is_outdated(failure)
+            {
+                in_flight.unguard();
+                outcome = fs.propose_for(&saver, Command::Write(write)).await;
+            }
             if outcome.is_ok() {
                 saver.owes_close_notice.store(!closes, Ordering::Relaxed);
             }
@@ -291,12 +301,28 @@ impl FileSystem {
         GoesOn::new(self.runtime.clone(), steps).await
     }
 
+    /// Commits what another source has pending. A save that waits behind a last close for a revision that is gone is no
+    /// failure of this caller's: it is named where it is tried again.
+    async fn commit_for_others(
+        self: &Arc<Self>,
+        open: &Arc<OpenInode>,
+        source: Source,
+    ) -> FsResult<()> {
+        let committed = self.commit_source(open, source, false, OnFailure::GiveBack);
+        committed
+            .await
+            .or_else(|failure| match is_outdated(&failure) {
+                true => Ok(()),
+                false => Err(failure),
+            })
+    }
+
     /// Takes the turn and what `source` has pending; `None` if nothing is to be proposed.
     async fn begin_save(
         &self,
         open: &Arc<OpenInode>,
         source: Source,
-        closes: bool,
+        closes_and_guards: (bool, bool),
     ) -> Option<(InFlight, Write)> {
         let turn = open.committing.clone().lock_owned().await;
         let state = self.state();
@@ -306,8 +332,8 @@ impl FileSystem {
         };
         let none = Content::default();
         let committed = inode.content().unwrap_or(&none);
-        let based_on = inode.content_revision;
-        InFlight::begin(open, turn, source, (based_on, committed), closes)
+        let on = (inode.content_revision, committed);
+        InFlight::begin(open, turn, source, on, closes_and_guards)
     }
 
     fn end_save(
@@ -352,14 +378,18 @@ impl FileSystem {
             return Ok((None, None));
         };
         let mut sources = self.sources_once_settled(&open).await;
-        let Some(last) = sources.pop() else {
+        // One that goes onto a certain revision only would fail the whole entry.
+        let last = sources.pop_if(|source| {
+            let mut state = open.state.lock();
+            state.pending(*source).is_some_and(|p| p.base.is_none())
+        });
+        for source in sources {
+            self.commit_for_others(&open, source).await?;
+        }
+        let Some(last) = last else {
             return Ok((None, None));
         };
-        for source in sources {
-            self.commit_source(&open, source, false, OnFailure::GiveBack)
-                .await?;
-        }
-        let taken = self.begin_save(&open, last, false).await;
+        let taken = self.begin_save(&open, last, (false, false)).await;
         Ok(taken
             .map(|(in_flight, write)| (write, CarriedBytes(in_flight)))
             .unzip())
@@ -382,7 +412,7 @@ impl FileSystem {
                     .is_some_and(|p| p.dirty.only_empties())
         };
         if is_alone_and_empties
-            && let Some((in_flight, write)) = self.begin_save(open, source, false).await
+            && let Some((in_flight, write)) = self.begin_save(open, source, (false, false)).await
         {
             let write = Write {
                 update: append_update(true, data),
@@ -531,6 +561,11 @@ impl FileSystem {
         let path = self.state().tree().path_of(inode).unwrap_or_default();
         format!("/{}", String::from_utf8_lossy(&path))
     }
+}
+
+/// Whether a save was for a revision that is not the file's any more.
+fn is_outdated(failure: &Failure) -> bool {
+    matches!(failure, Failure::Refused(FsError::RevisionChanged))
 }
 
 fn append_update(truncate: bool, data: &[u8]) -> ContentUpdate {

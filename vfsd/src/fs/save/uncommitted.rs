@@ -125,6 +125,8 @@ impl Uncommitted {
         pending.dirty.write(at, offset, data)?;
         pending.last_write = Some((at, now));
         pending.refused = false;
+        // Stores through a mapping come after the last close that left others behind: somebody waits again.
+        pending.base = None;
         self.account();
         self.see(|view| view.write(offset, data))
     }
@@ -423,7 +425,10 @@ pub struct InFlight {
     inode: Arc<OpenInode>,
     source: Source,
     saver: Arc<Saver>,
-    based_on: LogIndex,
+    /// The revision that its entry goes onto, and no other; `None` if it goes onto any.
+    base: Option<LogIndex>,
+    /// Only for those that wait for that revision: it may as well go onto another.
+    is_guarded: bool,
     last: Order,
     is_settled: bool,
     _turn: OwnedMutexGuard<()>,
@@ -431,16 +436,18 @@ pub struct InFlight {
 
 impl InFlight {
     /// Takes what `source` has pending on top of the committed content and its revision; `None` if nothing is to be
-    /// proposed. `turn` is the turn of this inode's commits.
+    /// proposed. `turn` is the turn of this inode's commits. With `guards` it goes onto that revision alone while
+    /// another save waits for it: only so that one may follow.
     pub fn begin(
         inode: &Arc<OpenInode>,
         turn: OwnedMutexGuard<()>,
         source: Source,
-        (based_on, committed): (LogIndex, &Content),
-        closes: bool,
+        (revision, committed): (LogIndex, &Content),
+        (closes, guards): (bool, bool),
     ) -> Option<(Self, Write)> {
         let mut state = inode.state.lock();
         let timed = state.timed;
+        let is_waited_for = guards && state.pending.iter().any(|p| p.base == Some(revision));
         let pending = state.pending(source)?;
         let says_nothing = pending.refused || (committed.size() == 0 && pending.made);
         if pending.dirty.only_empties() && says_nothing {
@@ -453,9 +460,11 @@ impl InFlight {
         }
         let dirty = std::mem::take(&mut pending.dirty);
         let last_write = pending.last_write.filter(|&(at, _)| at > timed);
+        let is_guarded = pending.base.is_none() && is_waited_for;
+        let base = pending.base.or(is_guarded.then_some(revision));
         let write = Write {
             inode: inode.number,
-            base: pending.base,
+            base,
             update: dirty.to_update(),
             mtime: last_write.map(|(_, time)| time),
             closes,
@@ -464,7 +473,8 @@ impl InFlight {
             inode: inode.clone(),
             source,
             saver: pending.saver.clone(),
-            based_on,
+            base,
+            is_guarded,
             last: last_write.map_or(Order(0), |(at, _)| at),
             is_settled: false,
             _turn: turn,
@@ -479,6 +489,16 @@ impl InFlight {
     /// On whose behalf it goes.
     pub fn saver(&self) -> &Arc<Saver> {
         &self.saver
+    }
+
+    /// Whether it went onto its revision for the sake of others.
+    pub fn is_guarded(&self) -> bool {
+        self.is_guarded
+    }
+
+    /// Another node's save came in between: it goes onto that one, and those that wait for the older do not follow.
+    pub fn unguard(&mut self) {
+        (self.is_guarded, self.base) = (false, None);
     }
 
     /// Its end.
@@ -512,7 +532,9 @@ impl InFlight {
         };
         match settlement {
             Settlement::Committed(index) => {
-                state.rebase(self.based_on, index);
+                if let Some(base) = self.base {
+                    state.rebase(base, index);
+                }
                 state.committed((index, self.last), &ranges);
             }
             Settlement::GivenBack => pending.dirty.take_back(ranges),
