@@ -502,6 +502,23 @@ fn a_join_that_cannot_be_fulfilled_uses_up_no_token() {
     joining.join(&members[1], &token).unwrap();
 }
 
+/// Two members that share an address would be taken for each other.
+#[test]
+fn nobody_joins_with_the_address_of_another_member() {
+    let members = three();
+    let joining = Member::new("n4");
+    let token = members[0].token(3_600);
+    let taken = &members[1].listen;
+    let copied = EnrolRequest {
+        address: taken.clone(),
+        ..enrol_request(&token, &joining)
+    };
+    let refused = enrol(&members[2], &token, &copied).unwrap_err().to_string();
+    let expected = format!("{taken} is the address of the member n2 (node ");
+    assert!(refused.starts_with(&expected), "{refused}");
+    joining.join(&members[2], &token).unwrap();
+}
+
 /// Each looks at how many voters there are before it makes one more.
 #[test]
 fn two_promotions_at_once_are_made_one_after_the_other() {

@@ -44,6 +44,7 @@ pub(in crate::consensus) async fn admit(
         check_level(core, Level::ENROLMENTS)?;
         check_token(core, &digest, &request)?;
         check_name_free(core, &request.name)?;
+        check_address_free(core, &request.address, None)?;
         check_room(core, None)?;
         check_signs(core, &request.signing_request)?;
     }
@@ -101,6 +102,7 @@ pub(in crate::consensus) async fn rejoin(
     )?;
     if state.enrolment_after(former).is_none() {
         check_level(core, Level::ENROLMENTS)?;
+        check_address_free(core, &address, Some(former))?;
         check_room(core, Some(node))?;
         check_signs(core, &signing_request)?;
         // Before it has its new id: the old one must never vote again.
@@ -171,6 +173,22 @@ fn check_name_free(core: &Core, name: &str) -> Result<(), Stop> {
     Err(refuse(
         format!("there is a member {name} already (node {node})"),
         format!("take another --node, or remove the old one first: vfsd member remove {name}"),
+    ))
+}
+
+/// Whether no other member than `own` is reached by the address: two that share one would be taken for each other.
+fn check_address_free(core: &Core, address: &str, own: Option<NodeId>) -> Result<(), Stop> {
+    let state = core.view.state();
+    let mut others = state.members().filter(|member| Some(member.node) != own);
+    let Some(taken) = others.find(|member| member.address == address) else {
+        return Ok(());
+    };
+    let (name, node) = (&taken.name, taken.node);
+    Err(refuse(
+        format!("{address} is the address of the member {name} (node {node})"),
+        format!(
+            "give the address of this node as --listen, or remove {name} first if it is gone: vfsd member remove {name}"
+        ),
     ))
 }
 
