@@ -1,10 +1,10 @@
 //! Data directories without room: what such a node says, what the others do meanwhile, and that it comes back.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use system_tests::cluster::Node;
 use system_tests::formation;
 use system_tests::limits;
-use system_tests::mounted::{Mounted, barrier, wait_for_equal_digests};
+use system_tests::mounted::{Mounted, barrier};
 use system_tests::wait::wait_until;
 
 /// Room for the log of both tests until it is compacted, and for snapshots.
@@ -50,15 +50,34 @@ fn ends_without_room(node: &Node) -> Result<usize> {
     Ok(ends.count())
 }
 
+/// The last words of a node's daemon.
+fn said_by(node: &Node) -> String {
+    let said = node.sh("date +%T.%N; journalctl --no-pager -o short-precise -u vfsd -n 40");
+    said.unwrap_or_else(|error| error.to_string())
+}
+
+/// Waits until all serve what was saved before, and have one state. A daemon that met the full disk just before it had
+/// room again may serve for a moment still, and ends then.
 fn wait_until_it_is_back(nodes: &[&Node; 3]) -> Result<()> {
+    let mut missing = None;
+    let back = wait_until("all to be back", limits::CLUSTER_READY_MAX, || {
+        missing = are_back(nodes).err();
+        Ok(missing.is_none())
+    });
+    back.with_context(|| format!("{missing:?}"))
+}
+
+fn are_back(nodes: &[&Node; 3]) -> Result<()> {
     for node in nodes {
-        wait_until("a barrier", limits::CLUSTER_READY_MAX, || {
-            Ok(barrier(node).is_ok())
-        })?;
+        barrier(node)?;
         let there = node.sh("cat /vfs/mid/before")?;
-        assert_eq!(there, "kept\n", "{}", node.name());
+        ensure!(there == "kept\n", "{}: {there:?}", node.name());
     }
-    wait_for_equal_digests(nodes)
+    let digests = nodes.iter().map(|node| node.sh("vfsd digest"));
+    let digests = digests.collect::<Result<Vec<_>>>()?;
+    let is_one = digests.windows(2).all(|pair| pair[0] == pair[1]);
+    ensure!(is_one, "{digests:?}");
+    Ok(())
 }
 
 /// The leader is a node like any other: the lead goes to one that can write.
@@ -83,7 +102,7 @@ fn a_follower_and_then_the_leader_without_room_hold_nobody_up_and_come_back() ->
         })?;
         other.sh("echo meanwhile > /vfs/mid/meanwhile && cat /vfs/mid/before")?;
         full.sh(CLEAN)?;
-        wait_until_it_is_back(&nodes)?;
+        wait_until_it_is_back(&nodes).with_context(|| said_by(full))?;
         assert_eq!(full.sh("cat /vfs/mid/meanwhile")?, "meanwhile\n");
     }
     Ok(())
