@@ -124,30 +124,40 @@ impl Interrupts {
 mod tests {
     use super::*;
 
-    /// Time stands still while anything can go on, and then jumps to the next timer: without one it never moves.
+    /// Lets the time of some looks pass.
+    async fn some_looks() {
+        for _ in 0..5 {
+            tokio::time::advance(KILLED_CALLER_EVERY).await;
+            tokio::task::yield_now().await;
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn callers_are_looked_at_while_one_waits_and_not_after() {
         let interrupts = Interrupts::new(tokio::runtime::Handle::current());
         let tasks = || {
-            tokio::runtime::Handle::current()
-                .metrics()
-                .num_alive_tasks()
+            let metrics = tokio::runtime::Handle::current().metrics();
+            metrics.num_alive_tasks()
         };
         assert_eq!(tasks(), 0);
         // A number that no thread has counts as killed.
         let killed = interrupts.run(1 << 23, std::future::pending::<FsResult<()>>());
         assert!(matches!(killed.await, Err(Failure::Interrupted)));
         // Nobody can be asked about a caller of no number; it is answered all the same.
-        let answered = interrupts.run(0, async {
-            tokio::time::sleep(KILLED_CALLER_EVERY * 5).await;
-            Ok(())
-        });
-        let looks = std::time::Duration::from_millis(1);
-        tokio::pin!(answered);
-        assert!(tokio::time::timeout(looks, &mut answered).await.is_err());
-        assert_eq!(tasks(), 1);
-        answered.await.unwrap();
-        tokio::time::sleep(2 * KILLED_CALLER_EVERY).await;
+        let (answer, answered) = oneshot::channel();
+        let waits = async {
+            interrupts
+                .run(0, async { answered.await.map_err(|_| Failure::BadHandle) })
+                .await
+        };
+        let meanwhile = async {
+            some_looks().await;
+            assert_eq!(tasks(), 1);
+            answer.send(()).unwrap();
+        };
+        let (waited, ()) = tokio::join!(waits, meanwhile);
+        waited.unwrap();
+        some_looks().await;
         assert_eq!(tasks(), 0);
     }
 }
