@@ -49,7 +49,7 @@ fn sqlite_loses_no_update_of_processes_that_come_and_go() {
     let cluster = Cluster::start();
     for mode in ["delete", "truncate", "persist", "memory", "off"] {
         let script = r#"
-            /usr/bin/python3 -m several_writers sqlite-MODE $A/MODE.db 3 12
+            /usr/bin/python3 -m several_writers sqlite-MODE:full $A/MODE.db 3 12
             [ "$(sqlite3 $B/MODE.db 'PRAGMA integrity_check; SELECT n FROM t')" = "$(printf 'ok\n36')" ]
         "#;
         run(&cluster, &script.replace("MODE", mode));
