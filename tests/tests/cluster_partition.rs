@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use system_tests::cluster::Node;
 use system_tests::formation;
 use system_tests::limits;
@@ -79,7 +79,7 @@ fn a_cut_off_node_reads_refuses_writes_and_converges_after_healing() -> Result<(
         limits::CLUSTER_READY_MAX,
         || Ok(barrier(n3).is_ok() && n3.sh("cat /vfs/p/a")? == "after\n"),
     )?;
-    n3.sh("echo back > /vfs/p/back")?;
+    n3.sh("echo back > /vfs/p/back").with_context(|| n3.sh("date +%T.%N; cat /vfs/.vfs/status.json; journalctl --no-pager -o short-precise -u vfsd -n 60; cat /vfs/p/back; echo again > /vfs/p/back2; echo rc $?").unwrap_or_default())?;
     let listing = "ls -la --time-style=full-iso /vfs/p && cat /vfs/p/*";
     for node in [n1, n2] {
         barrier(node)?;

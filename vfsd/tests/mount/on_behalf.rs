@@ -434,3 +434,38 @@ fn newer(inode: InodeNo) -> Change {
         closes: true,
     })
 }
+
+/// "An older write never covers a newer one": what a last close left is on its way into the log, and nothing promises
+/// that a later append does not overtake it there.
+#[test]
+fn an_append_waits_for_an_older_truncation_that_is_under_way() {
+    let cluster = Cluster::start();
+    run(&cluster, ": > $B/x; cat $A/x");
+    let fs = &cluster.filesystems[0];
+    let node = fs.lookup(TOP, OsStr::new("x")).unwrap().node;
+    // Uncommitted bytes that the truncation takes away: the end that readers see is the committed one.
+    let first = open_on_first(&cluster, "x");
+    fs.write_buffered(first, 0, b"first", false).unwrap();
+    let truncates = OpenFlags {
+        write: true,
+        truncate: true,
+        ..OpenFlags::default()
+    };
+    let truncating = fs.open(ROOT, node, truncates).unwrap();
+    let appending = open_on_first(&cluster, "x");
+    cluster.log.stall();
+    fs.release(truncating);
+    until("the truncation is proposed", || cluster.log.has_stalled());
+    let mut append = Box::pin(fs.append_write(appending, b"second"));
+    let begun = begin(&cluster, &mut append);
+    assert!(begun.is_pending(), "{begun:?} before it is committed");
+    // What came last is in the log first.
+    cluster.log.resume();
+    fs.runtime().block_on(append).unwrap();
+    fs.runtime().block_on(fs.flush(ROOT, first)).unwrap();
+    until("both nodes have it", || {
+        [1, 2].map(|node| text(&cluster.path(node, "x"))) == ["second", "second"]
+    });
+    fs.release(first);
+    fs.release(appending);
+}

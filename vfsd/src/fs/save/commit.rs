@@ -446,7 +446,9 @@ impl FileSystem {
         mtime: WallTime,
     ) -> FsResult<()> {
         let open = &handle.inode;
-        let turn = match self.moves_the_end(open) {
+        // What is under way is older than this append, and nothing promises that it is in the log before it.
+        let is_dirty = open.state.lock().is_dirty();
+        let turn = match is_dirty {
             false => None,
             true => Some(open.committing.lock().await),
         };
