@@ -132,6 +132,13 @@ pub fn wait_for_tree(node: &Node) -> Result<()> {
     )
 }
 
+/// What a node's daemon said last, and what it knows, for the message of a test that fails.
+pub fn last_words(node: &Node) -> String {
+    let asked = "date +%T.%N; cat /vfs/.vfs/status.json; journalctl --no-pager -o short-precise -u vfsd -n 60";
+    let said = node.run(&["sh", "-c", asked]);
+    said.map_or_else(|error| error.to_string(), |said| said.stdout_text())
+}
+
 /// Waits until `nodes` have one state at one entry, which a line of `vfsd digest` names both.
 ///
 /// # Errors

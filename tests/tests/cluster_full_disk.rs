@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use system_tests::cluster::Node;
 use system_tests::formation;
 use system_tests::limits;
-use system_tests::mounted::{Mounted, barrier};
+use system_tests::mounted::{Mounted, barrier, last_words};
 use system_tests::wait::wait_until;
 
 /// Room for the log of both tests until it is compacted, and for snapshots.
@@ -48,12 +48,6 @@ fn ends_without_room(node: &Node) -> Result<usize> {
             && line.contains("No space left on device")
     });
     Ok(ends.count())
-}
-
-/// The last words of a node's daemon.
-fn said_by(node: &Node) -> String {
-    let said = node.sh("date +%T.%N; journalctl --no-pager -o short-precise -u vfsd -n 40");
-    said.unwrap_or_else(|error| error.to_string())
 }
 
 /// Waits until all serve what was saved before, and have one state. A daemon that met the full disk just before it had
@@ -102,7 +96,7 @@ fn a_follower_and_then_the_leader_without_room_hold_nobody_up_and_come_back() ->
         })?;
         other.sh("echo meanwhile > /vfs/mid/meanwhile && cat /vfs/mid/before")?;
         full.sh(CLEAN)?;
-        wait_until_it_is_back(&nodes).with_context(|| said_by(full))?;
+        wait_until_it_is_back(&nodes).with_context(|| last_words(full))?;
         assert_eq!(full.sh("cat /vfs/mid/meanwhile")?, "meanwhile\n");
     }
     Ok(())
