@@ -205,6 +205,25 @@ fn where_no_state_has_a_majority_nobody_writes() {
     members[leader].create("and the rest goes on").unwrap();
 }
 
+/// A node that has just passed a barrier may write: what its calls are allowed by is not a beat old.
+#[test]
+fn the_status_tells_of_the_quorum_as_it_is_now() {
+    let members = three();
+    let node = members[0].node();
+    let quorum = &node.core().quorum;
+    // A beat in between tells that there is one.
+    let shown = (0..100).find_map(|_| {
+        quorum.publish(false, Vec::new(), "the test says so".into());
+        let shown = node.status().current();
+        (!quorum.has()).then_some(shown)
+    });
+    let shown = shown.unwrap();
+    assert!(
+        !shown.quorum && shown.why == "the test says so",
+        "{shown:?}"
+    );
+}
+
 #[test]
 fn without_a_majority_proposals_fail_and_say_why() {
     let mut members = three();

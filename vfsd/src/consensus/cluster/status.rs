@@ -48,19 +48,25 @@ impl StatusBoard {
         })
     }
 
-    /// What is known now. Everything but the applied position may be a tenth of a second old.
+    /// What is known now. Everything but the applied position and the quorum may be a beat old: who has just passed a
+    /// barrier may write.
     pub fn current(&self) -> Arc<NodeStatus> {
         let board = self.board.load_full();
         let applied = self.core.view.published.state.load().applied();
-        if board.applied == applied {
+        let has_turned = board.quorum != self.core.quorum.has();
+        if board.applied == applied && !has_turned {
             return board;
         }
         let committed = board.committed.max(applied);
-        Arc::new(NodeStatus {
+        let mut status = NodeStatus {
             applied,
             committed,
             ..NodeStatus::clone(&board)
-        })
+        };
+        if has_turned {
+            self.show_quorum(&mut status, &self.core.quorum.state());
+        }
+        Arc::new(status)
     }
 
     /// Keeps the board and the quorum watch up to date until it is dropped.
@@ -171,7 +177,7 @@ impl StatusBoard {
     fn status(&self, metrics: &RaftMetrics<TypeConfig>, quorum: &QuorumState) -> NodeStatus {
         let state = self.core.view.published.state.load();
         let committed = metrics.cluster_committed.map_or(0, |id| id.index);
-        NodeStatus {
+        let mut status = NodeStatus {
             cluster: state.cluster().to_owned(),
             node: self.name.clone(),
             id: NodeId(self.core.view.id),
@@ -185,12 +191,18 @@ impl StatusBoard {
             term: metrics.current_term,
             applied: state.applied(),
             committed: LogIndex(committed.max(state.applied().0)),
-            quorum: quorum.has,
-            quorum_since: clock::rfc3339(quorum.since),
             voters: metrics.membership_config.voter_ids().collect(),
-            missing: quorum.missing.iter().map(|&id| self.name_of(id)).collect(),
-            why: quorum.why.clone(),
             stale: !self.barriers.passed_one(),
-        }
+            ..NodeStatus::default()
+        };
+        self.show_quorum(&mut status, quorum);
+        status
+    }
+
+    fn show_quorum(&self, status: &mut NodeStatus, quorum: &QuorumState) {
+        status.quorum = quorum.has;
+        status.quorum_since = clock::rfc3339(quorum.since);
+        status.missing = quorum.missing.iter().map(|&id| self.name_of(id)).collect();
+        status.why.clone_from(&quorum.why);
     }
 }
