@@ -43,6 +43,20 @@ fn open_on_first(cluster: &Cluster, name: &str) -> HandleId {
     fs.open(ROOT, node, flags).unwrap()
 }
 
+/// Another program that rewrites a file and has not closed it yet.
+fn writer_of_new(path: &Path) -> OtherProcess {
+    let mut writer = OtherProcess::with(path, "os.O_WRONLY | os.O_TRUNC");
+    assert_eq!(writer.call("os.write(f, b'new')"), 0);
+    writer
+}
+
+/// Has it close the file; from now on proposals are not answered.
+fn begin_close(cluster: &Cluster, writer: &mut OtherProcess) {
+    cluster.log.stall();
+    writer.begin("os.close(f)");
+    until("close(2) commits", || cluster.log.has_stalled());
+}
+
 fn is_read_only(error: &std::io::Error) -> bool {
     error.raw_os_error() == Some(libc::EROFS)
 }
@@ -143,12 +157,9 @@ fn a_save_whose_writer_is_killed_while_it_is_committed_is_not_lost() {
     let cluster = Cluster::start();
     run(&cluster, "printf old > $A/x");
     let here = cluster.path(1, "x");
-    let mut writer = OtherProcess::with(&here, "os.O_WRONLY | os.O_TRUNC");
-    assert_eq!(writer.call("os.write(f, b'new')"), 0);
+    let mut writer = writer_of_new(&here);
     let reader = File::open(&here).unwrap();
-    cluster.log.stall();
-    writer.begin("os.close(f)");
-    until("close(2) commits", || cluster.log.has_stalled());
+    begin_close(&cluster, &mut writer);
     writer.kill();
     writer.wait();
     cluster.log.resume();
@@ -165,8 +176,7 @@ fn a_save_whose_writer_is_killed_while_it_is_committed_is_not_lost() {
 fn a_wish_whose_writer_is_killed_in_an_fsync_is_published() {
     let cluster = Cluster::start();
     run(&cluster, "printf old > $A/mid/x");
-    let mut writer = OtherProcess::with(&cluster.path(1, "mid/x"), "os.O_WRONLY | os.O_TRUNC");
-    assert_eq!(writer.call("os.write(f, b'new')"), 0);
+    let mut writer = writer_of_new(&cluster.path(1, "mid/x"));
     cluster.log.stall();
     writer.begin("os.fsync(f)");
     until("fsync(2) commits", || cluster.log.has_stalled());
@@ -189,12 +199,9 @@ fn a_save_that_fails_after_its_writer_was_killed_is_named_and_tried_again() {
     for killed_in_close in [false, true] {
         let cluster = Cluster::start();
         run(&cluster, "printf old > $A/x");
-        let mut writer = OtherProcess::with(&cluster.path(1, "x"), "os.O_WRONLY | os.O_TRUNC");
-        assert_eq!(writer.call("os.write(f, b'new')"), 0);
+        let mut writer = writer_of_new(&cluster.path(1, "x"));
         if killed_in_close {
-            cluster.log.stall();
-            writer.begin("os.close(f)");
-            until("close(2) commits", || cluster.log.has_stalled());
+            begin_close(&cluster, &mut writer);
         }
         cluster.log.set_quorum(false);
         writer.kill();
@@ -219,11 +226,8 @@ fn a_save_that_is_refused_after_its_writer_was_killed_is_named_as_dropped() {
     let cluster = Cluster::start();
     run(&cluster, "mkdir $A/run/d; printf old > $A/run/d/x");
     let here = cluster.path(1, "run/d/x");
-    let mut writer = OtherProcess::with(&here, "os.O_WRONLY | os.O_TRUNC");
-    assert_eq!(writer.call("os.write(f, b'new')"), 0);
-    cluster.log.stall();
-    writer.begin("os.close(f)");
-    until("close(2) commits", || cluster.log.has_stalled());
+    let mut writer = writer_of_new(&here);
+    begin_close(&cluster, &mut writer);
     writer.kill();
     writer.wait();
     cluster.log.answer_new_ones();
@@ -243,8 +247,7 @@ fn a_save_that_is_refused_after_its_writer_was_killed_is_named_as_dropped() {
 fn a_save_that_fails_while_its_writer_lives_is_told_to_it_alone() {
     let cluster = Cluster::start();
     run(&cluster, "printf old > $A/x");
-    let mut writer = OtherProcess::with(&cluster.path(1, "x"), "os.O_WRONLY | os.O_TRUNC");
-    assert_eq!(writer.call("os.write(f, b'new')"), 0);
+    let mut writer = writer_of_new(&cluster.path(1, "x"));
     cluster.log.set_quorum(false);
     assert_eq!(writer.call("os.close(f)"), libc::EROFS);
     cluster.log.set_quorum(true);
@@ -373,17 +376,8 @@ fn a_foreign_fsync_waits_for_the_save_that_is_under_way() {
 #[test]
 fn a_save_that_is_tried_again_covers_no_newer_one_of_another_node_beneath_a_save_of_this_node() {
     let cluster = Cluster::start();
-    run(&cluster, "printf .......... > $B/x; cat $A/x");
+    let later = leave_an_old_save(&cluster);
     let fs = &cluster.filesystems[0];
-    let left = open_on_first(&cluster, "x");
-    fs.write_buffered(left, 0, b"OLD", false).unwrap();
-    let later = open_on_first(&cluster, "x");
-    cluster.log.set_quorum(false);
-    fs.release(left);
-    until("it is tried again", || {
-        unsaved(&cluster)[0] == ["/x".to_owned()]
-    });
-    fs.write_buffered(later, 5, b"L", false).unwrap();
     cluster.log.set_quorum(true);
     let inode = InodeNo(fs.lookup(TOP, OsStr::new("x")).unwrap().node);
     cluster.log.before_the_next_of(1, move |log| {
@@ -399,17 +393,8 @@ fn a_save_that_is_tried_again_covers_no_newer_one_of_another_node_beneath_a_save
 #[test]
 fn a_save_that_has_become_too_old_fails_no_call_of_another_program() {
     let cluster = Cluster::start();
-    run(&cluster, "printf .......... > $B/x; cat $A/x");
+    let later = leave_an_old_save(&cluster);
     let fs = &cluster.filesystems[0];
-    let left = open_on_first(&cluster, "x");
-    fs.write_buffered(left, 0, b"OLD", false).unwrap();
-    let later = open_on_first(&cluster, "x");
-    fs.write_buffered(later, 5, b"L", false).unwrap();
-    cluster.log.set_quorum(false);
-    fs.release(left);
-    until("it is tried again", || {
-        unsaved(&cluster)[0] == ["/x".to_owned()]
-    });
     let inode = InodeNo(fs.lookup(TOP, OsStr::new("x")).unwrap().node);
     cluster.log.change(newer(inode));
     cluster.log.set_quorum(true);
@@ -419,6 +404,22 @@ fn a_save_that_has_become_too_old_fails_no_call_of_another_program() {
     until("it is given up", || unsaved(&cluster)[0].is_empty());
     assert_eq!(text(&cluster.path(2, "y")), "NNNNNLNNNN");
     fs.release(later);
+}
+
+/// Leaves a save behind that is tried again, without a majority. Another handle, which has written after it, is given.
+fn leave_an_old_save(cluster: &Cluster) -> HandleId {
+    run(cluster, "printf .......... > $B/x; cat $A/x");
+    let fs = &cluster.filesystems[0];
+    let left = open_on_first(cluster, "x");
+    fs.write_buffered(left, 0, b"OLD", false).unwrap();
+    let later = open_on_first(cluster, "x");
+    fs.write_buffered(later, 5, b"L", false).unwrap();
+    cluster.log.set_quorum(false);
+    fs.release(left);
+    until("it is tried again", || {
+        unsaved(cluster)[0] == ["/x".to_owned()]
+    });
+    later
 }
 
 /// A save of another node.

@@ -6,6 +6,7 @@
 mod budget;
 mod commit;
 mod dirty_ranges;
+mod goes_on;
 mod leftover;
 mod uncommitted;
 
