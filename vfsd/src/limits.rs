@@ -297,6 +297,15 @@ pub const REPLAY_STALE_TRIES_MAX: usize = 5;
 /// Pause before that: whoever moves the directory is done within some calls. All tries of an event together hold up the
 /// next one for less than a hundredth of a second.
 pub const REPLAY_STALE_PAUSE: Duration = Duration::from_millis(2);
+/// How often the kernel tries to move a directory to where a lookup found it before the call ends with ESTALE: beyond
+/// its first, two tries of a walk, and those of the call itself.
+pub const MOVED_TRIES_MAX: usize = 3;
+/// A lookup by the same thread within this time after the first is such a try.
+pub const MOVED_TRY_WITHIN: Duration = Duration::from_millis(100);
+/// Threads whose last move of a directory is remembered: more than walk into moved directories at one moment.
+pub const MOVED_THREADS_MAX: usize = 1_024;
+/// Pause before a further try is answered: the thread that holds the lock runs again meanwhile.
+pub const MOVED_TRY_PAUSE: Duration = Duration::from_millis(10);
 /// Threads that read requests from the kernel. They never wait for anything, so few are enough.
 pub const FUSE_THREADS: usize = 2;
 /// Threads that run consensus and its connections. None of its tasks takes long, and a second thread costs every entry

@@ -86,6 +86,14 @@ impl FileSystem {
         self.make(caller, grant, command).await
     }
 
+    /// The directory that has this name in the applied state, if it is one.
+    pub fn directory_named(&self, parent: u64, name: &OsStr) -> Option<u64> {
+        let state = self.state();
+        let number = state.tree().lookup(InodeNo(parent), name.as_bytes()).ok()?;
+        let inode = state.tree().inode(number)?;
+        inode.is_directory().then_some(number.0)
+    }
+
     /// Makes a symbolic link.
     ///
     /// # Errors

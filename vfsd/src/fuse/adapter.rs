@@ -27,13 +27,13 @@ use super::replies::{
     GENERATION, NameReply, TTL, attributes, empty, entry, fopen_flags, xattr_bytes,
 };
 use crate::fs::FileSystem;
-use crate::fs::attr::{Attr, FileKind};
+use crate::fs::attr::Attr;
 use crate::fs::caller::Caller;
 use crate::fs::errno::{Failure, FsResult};
 use crate::fs::listing::DirectoryEntry;
 use crate::fs::open_flags;
 use crate::inline_task;
-use crate::limits::{FUSE_WRITE_BYTES_MAX, NAME_LEN_BYTES_MAX, WRITE_TIMEOUT};
+use crate::limits::{FUSE_WRITE_BYTES_MAX, NAME_LEN_BYTES_MAX};
 use crate::state_machine::command::{SetAttr, XattrMode};
 use crate::state_machine::fs_error::FsError;
 use crate::state_machine::ids::{HandleId, InodeNo};
@@ -54,7 +54,7 @@ impl Adapter {
     /// Runs an operation that waits for a majority, and answers with its result.
     ///
     /// It begins on this thread and ends where the commit is applied: nothing is handed from thread to thread.
-    fn run<T: Send + 'static>(
+    pub(super) fn run<T: Send + 'static>(
         &self,
         request: &Request,
         steps: impl Future<Output = FsResult<T>> + Send + 'static,
@@ -92,36 +92,10 @@ impl Adapter {
         F: Future<Output = FsResult<R::Made>> + Send + 'static,
     {
         if let Some(ticket) = self.ticket(request) {
-            return reply.replayed(|| self.made_for_replay(&ticket));
+            return reply.replayed(|| self.made_for_replay(&ticket, parent));
         }
         let operation = change(self.fs.clone(), caller(request), name.to_owned());
         self.run_in(vec![parent.0], request, operation, reply.answer());
-    }
-
-    /// Answers a lookup; that of a directory which another node moved may have to wait (`moving.rs`).
-    fn answer_lookup(
-        &self,
-        request: &Request,
-        parent: u64,
-        found: FsResult<Attr>,
-        reply: ReplyEntry,
-    ) {
-        let directory = match &found {
-            Ok(attr) if attr.kind == FileKind::Directory => attr.node,
-            _ => return entry(reply)(found),
-        };
-        if !self.moving.must_wait(directory, parent) {
-            self.moving.place(directory, parent);
-            return entry(reply)(found);
-        }
-        let moving = self.moving.clone();
-        let operation = async move {
-            // A request ends within the write timeout; the bound covers one that queues behind it in the kernel.
-            let _ = tokio::time::timeout(WRITE_TIMEOUT, moving.wait(directory, parent)).await;
-            moving.place(directory, parent);
-            found
-        };
-        self.run(request, operation, entry(reply));
     }
 
     fn ticket(&self, request: &Request) -> Option<Arc<Ticket>> {
@@ -155,8 +129,11 @@ impl Adapter {
         attr
     }
 
-    fn made_for_replay(&self, ticket: &Ticket) -> Option<Attr> {
+    fn made_for_replay(&self, ticket: &Ticket, parent: INodeNo) -> Option<Attr> {
         let inode = ticket.inode.as_ref()?;
+        if inode.is_directory() {
+            self.moving.place(inode.number.0, parent.0);
+        }
         Some(self.attr_for_replay(inode))
     }
 }
@@ -200,6 +177,9 @@ impl Filesystem for Adapter {
         {
             match &before.inode {
                 Some(inode) => {
+                    if inode.is_directory() {
+                        self.moving.replay_finds(inode.number.0, parent.0);
+                    }
                     let attr = self.attr_for_replay(inode);
                     reply.entry(&TTL, &file_attr(&attr), GENERATION);
                 }
@@ -207,10 +187,13 @@ impl Filesystem for Adapter {
             }
             return;
         }
-        let found = self.fs.lookup(parent.0, name);
         if name == "." || name == ".." {
-            return entry(reply)(found);
+            return entry(reply)(self.fs.lookup(parent.0, name));
         }
+        if let Some(moved) = self.moving.unplaced_by(request.pid(), parent.0) {
+            return self.lookup_once_placed(request, moved, (parent.0, name), reply);
+        }
+        let found = self.fs.lookup(parent.0, name);
         self.fs.note_lookup(request.pid(), parent.0, name, &found);
         self.answer_lookup(request, parent.0, found, reply);
     }
@@ -315,8 +298,11 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let at = (parent, name);
+        let moving = self.moving.clone();
         self.change_name(request, at, reply, |fs, caller, name| async move {
-            fs.make_directory(caller, parent.0, &name, mode).await
+            let made = fs.make_directory(caller, parent.0, &name, mode).await?;
+            moving.place(made.node, parent.0);
+            Ok(made)
         });
     }
 
@@ -373,15 +359,22 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        if self.ticket(request).is_some() {
+        if let Some(ticket) = self.ticket(request) {
+            self.place_replayed(&ticket, flags);
             return reply.ok();
         }
-        let (fs, caller) = (self.fs.clone(), caller(request));
+        let (fs, moving, caller) = (self.fs.clone(), self.moving.clone(), caller(request));
         let (name, new_name) = (name.to_owned(), new_name.to_owned());
         let operation = async move {
             let mode = rename_mode(flags)?;
-            fs.rename(caller, (parent.0, &name), (new_parent.0, &new_name), mode)
-                .await
+            let (from, to) = ((parent.0, &*name), (new_parent.0, &*new_name));
+            fs.rename(caller, from, to, mode).await?;
+            for (parent, name) in [from, to] {
+                if let Some(directory) = fs.directory_named(parent, name) {
+                    moving.place(directory, parent);
+                }
+            }
+            Ok(())
         };
         self.run_in(
             vec![parent.0, new_parent.0],

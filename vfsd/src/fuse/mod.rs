@@ -6,6 +6,7 @@
 mod adapter;
 mod convert;
 mod interrupts;
+mod lookups;
 pub mod mount;
 mod moving;
 mod replay;

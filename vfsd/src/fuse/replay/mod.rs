@@ -13,4 +13,4 @@ mod tickets;
 pub use self::prune::{MountRoot, prune_unneeded};
 pub use self::queue::ReplayQueue;
 pub use self::replayer::Replayer;
-pub use self::tickets::{REPLAY_HANDLE, Ticket, Tickets};
+pub use self::tickets::{NameBefore, REPLAY_HANDLE, Ticket, Tickets};
