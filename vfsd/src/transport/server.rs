@@ -120,8 +120,19 @@ async fn accept(listener: TcpListener, tls: Arc<LiveTls>, service: Arc<dyn Servi
         };
         let seat = strangers.seat(from.ip()).await;
         let (tls, service, room) = (Arc::clone(&tls), Arc::clone(&service), Arc::clone(&room));
+        let strangers = Arc::clone(&strangers);
         connections.spawn(async move {
-            if let Err(error) = serve(tcp, &tls, &service, seat, room).await {
+            let Err(error) = serve(tcp, &tls, &service, seat, room).await else {
+                return;
+            };
+            if is_foreign(&error) && strangers.is_newly_foreign(from.ip()) {
+                tracing::warn!(
+                    %from,
+                    %error,
+                    "refused a node that shows no certificate of this cluster: a member of another one, or one that \
+                     missed a change of the authority; stop it, or have it join"
+                );
+            } else {
                 tracing::debug!(%from, %error, "connection ended");
             }
         });
@@ -197,6 +208,14 @@ async fn handshake(tcp: TcpStream, tls: &TlsSettings) -> io::Result<(TlsStream<T
         .is_some_and(|mut protocols| protocols.any(|name| name == ALPN_ENROL));
     let config = if joining { &tls.enrol } else { &tls.members };
     Ok((start.into_stream(Arc::clone(config)).await?, joining))
+}
+
+/// Whether a connection ended because one side refused the other's certificate: the connecting side sees this one's
+/// first, and says so by an alert (RFC 8446, section 6.2).
+fn is_foreign(error: &io::Error) -> bool {
+    use rustls::Error::{AlertReceived, InvalidCertificate};
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    matches!(cause, Some(InvalidCertificate(_) | AlertReceived(_)))
 }
 
 #[derive(Clone, Copy)]

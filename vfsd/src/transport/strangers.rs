@@ -4,7 +4,7 @@
 //! go, once it had `STRANGER_GRACE`. So a host that holds many open keeps out itself, and who shows a certificate at
 //! once is not held up. Not here: what a stranger may ask (`server.rs`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,8 @@ pub struct Strangers {
     // Leaf lock.
     table: Mutex<Table>,
     freed: Notify,
+    /// Addresses whose members of another cluster were told of, the newest last. Leaf lock.
+    foreign: Mutex<VecDeque<IpAddr>>,
 }
 
 #[derive(Debug, Default)]
@@ -79,6 +81,21 @@ impl Strangers {
                 () = tokio::time::sleep(wait) => {}
             }
         }
+    }
+}
+
+impl Strangers {
+    /// Whether this is the first refused certificate from `from`: the peer tries again and again.
+    pub fn is_newly_foreign(&self, from: IpAddr) -> bool {
+        let mut foreign = self.foreign.lock();
+        if foreign.contains(&from) {
+            return false;
+        }
+        if foreign.len() == STRANGERS_MAX {
+            foreign.pop_front();
+        }
+        foreign.push_back(from);
+        true
     }
 }
 
@@ -154,6 +171,17 @@ mod tests {
         let early = start + STRANGER_GRACE / 4;
         let wait = table.try_seat(address(3), early).unwrap_err();
         assert_eq!(wait, STRANGER_GRACE - STRANGER_GRACE / 4);
+    }
+
+    #[test]
+    fn an_address_of_another_cluster_is_told_of_once_and_few_are_remembered() {
+        let strangers = Strangers::default();
+        let told = [1, 2, 1].map(|last| strangers.is_newly_foreign(address(last)));
+        assert_eq!(told, [true, true, false]);
+        for last in 0..u8::MAX {
+            strangers.is_newly_foreign(address(last));
+        }
+        assert_eq!(strangers.foreign.lock().len(), STRANGERS_MAX);
     }
 
     #[tokio::test]

@@ -133,6 +133,26 @@ async fn a_removed_member_and_another_cluster_are_refused() {
     );
 }
 
+/// The journal names a member of another cluster, and nobody whose connection ends for another reason.
+#[tokio::test]
+async fn a_member_of_another_cluster_is_told_from_a_connection_that_ends() {
+    let ca = ClusterCa::generate("a").unwrap();
+    let other = settings(&ClusterCa::generate("b").unwrap(), 2).client;
+    let own = settings(&ca, 1);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let name = ServerName::try_from(identity::node_name(1)).unwrap();
+    let (_, refused) = tokio::join!(connect_as(&address, &other, name), async {
+        handshake(listener.accept().await.unwrap().0, &own).await
+    });
+    assert!(is_foreign(&refused.unwrap_err()));
+    let (_, ended) = tokio::join!(
+        async { drop(TcpStream::connect(&address).await.unwrap()) },
+        async { handshake(listener.accept().await.unwrap().0, &own).await }
+    );
+    assert!(!is_foreign(&ended.unwrap_err()));
+}
+
 /// A host that the cluster does not know can open connections and be silent in each of them.
 #[tokio::test]
 async fn many_idle_strangers_do_not_keep_a_member_out() {
