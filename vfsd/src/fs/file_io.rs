@@ -12,7 +12,7 @@ use super::caller::Caller;
 use super::errno::{Failure, FsResult};
 use super::handles::{FileHandle, Handle, OpenInode, Pin, Saver};
 use super::open_flags::OpenFlags;
-use super::save::{OnFailure, Source};
+use super::save::{OnFailure, Source, Uncommitted};
 use super::virtual_tree::Node;
 use crate::clock;
 use crate::limits::{DIRTY_RANGE_OVERHEAD_BYTES, MAPPED_COMMIT_DELAY};
@@ -231,8 +231,11 @@ impl FileSystem {
 
     /// The bytes as this node sees them now, without moving the version that the handle reads.
     fn content_seen(&self, handle: &FileHandle) -> FsResult<Content> {
-        let mut open = handle.inode.state.lock();
-        let inode = self.inode_in(&self.state(), handle.inode.number)?;
+        self.content_in(&mut handle.inode.state.lock(), handle.inode.number)
+    }
+
+    fn content_in(&self, open: &mut Uncommitted, number: InodeNo) -> FsResult<Content> {
+        let inode = self.inode_in(&self.state(), number)?;
         let committed = inode.content().ok_or(FsError::Invalid)?;
         Ok(open.view(inode.content_revision, committed))
     }
@@ -261,6 +264,9 @@ impl FileSystem {
 
     /// Writes bytes into the handle's buffer; `mapped` ones come from a shared mapping, on nobody's behalf.
     ///
+    /// A store never makes a file longer (mmap(2)). What a mapping writes behind the end was stored before a truncation
+    /// that the kernel has not finished: it writes pages back until `open` with `O_TRUNC` is answered.
+    ///
     /// # Errors
     /// [`Failure::BadHandle`], [`FsError::FileTooLarge`], [`FsError::NoSpace`].
     pub fn write_buffered(
@@ -283,7 +289,18 @@ impl FileSystem {
             return Err(FsError::NoSpace.into());
         }
         let mut state = handle.inode.state.lock();
-        state.write((source, saver), offset, data, clock::wall())?;
+        let kept = if mapped {
+            let end = self.content_in(&mut state, handle.inode.number)?.size();
+            usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX)
+        } else {
+            data.len()
+        };
+        if let Some(data) = data
+            .get(..kept.min(data.len()))
+            .filter(|data| !data.is_empty())
+        {
+            state.write((source, saver), offset, data, clock::wall())?;
+        }
         drop(state);
         if !self.is_in_tree(&handle.inode) {
             self.keep_private(&handle.inode);

@@ -2,6 +2,12 @@
 //!
 //! "`MAP_SHARED` is coherent within a node" as on any Linux filesystem; several nodes have no memory in common.
 
+use std::ffi::OsStr;
+use std::fs;
+
+use vfsd::fs::caller::Caller;
+use vfsd::fs::open_flags::OpenFlags;
+
 use crate::lockstep::scratch::Scratch;
 use crate::{Cluster, kernel_is_at_least, run};
 
@@ -58,4 +64,44 @@ fn counting_in_a_mapping_by_atomic_instructions_loses_nothing() {
             "for round in 1 2 3; do ./count $A/x 4 1000; done; cmp $A/x $B/x",
         );
     }
+}
+
+/// The kernel writes back pages that were stored before an `open` with `O_TRUNC` until that is answered: after the
+/// truncation then, as here. On ext4 they are gone with it, and an append begins the file.
+#[test]
+fn a_store_that_is_written_back_after_a_truncation_makes_the_file_no_longer() {
+    let cluster = Cluster::start();
+    let path = cluster.path(1, "x");
+    fs::write(&path, vec![b'o'; 8192]).unwrap();
+    let tree = &cluster.filesystems[0];
+    let node = tree.lookup(1, OsStr::new("x")).unwrap().node;
+    let root = Caller {
+        uid: 0,
+        gid: 0,
+        tid: 0,
+    };
+    let open = |truncate| {
+        let flags = OpenFlags {
+            read: true,
+            write: true,
+            truncate,
+            ..OpenFlags::default()
+        };
+        tree.open(root, node, flags).unwrap()
+    };
+    let (mapped, other) = (open(false), open(true));
+    let page = vec![b's'; 4096];
+    let written = tree.write_buffered(mapped, 4096, &page, true).unwrap();
+    assert_eq!(written, 4096, "to the kernel it is written");
+    assert_eq!(tree.attr(node).unwrap().size, 0);
+    tree.write_buffered(other, 0, b"new", false).unwrap();
+    tree.write_buffered(mapped, 0, &page, true).unwrap();
+    assert_eq!(tree.attr(node).unwrap().size, 3, "not beyond the end");
+    for handle in [other, mapped] {
+        tree.release(handle);
+    }
+    run(
+        &cluster,
+        r#"until [ "$(cat $B/x)" = sss ]; do :; done; [ "$(cat $A/x)" = sss ]"#,
+    );
 }

@@ -511,7 +511,7 @@ PY
 #[test]
 fn many_stores_through_mappings_wait_for_one_commit() {
     let cluster = Cluster::start();
-    run(&cluster, "echo 1 > $A/mid/x");
+    run(&cluster, "head -c 1000 /dev/zero > $A/mid/x");
     let fs = &cluster.filesystems[0];
     let mid = fs.lookup(1, OsStr::new("mid")).unwrap().node;
     let node = fs.lookup(mid, OsStr::new("x")).unwrap().node;
@@ -533,15 +533,12 @@ fn many_stores_through_mappings_wait_for_one_commit() {
     }
     assert!(tasks() < before + 10, "{} tasks, {before} before", tasks());
     let until = Instant::now() + Duration::from_secs(20);
-    while cluster
-        .log
-        .state()
-        .tree()
-        .inode(InodeNo(node))
-        .unwrap()
-        .size()
-        != 1_000
-    {
+    let committed = || {
+        let state = cluster.log.state();
+        let content = state.tree().inode(InodeNo(node)).unwrap().content();
+        content.unwrap().read(0, 1_000)
+    };
+    while committed() != [b'm'; 1_000] {
         assert!(Instant::now() < until, "the stores are not committed");
         std::thread::yield_now();
     }
