@@ -31,7 +31,7 @@ use crate::state_machine::ids::NodeId;
 use crate::state_machine::level::Level;
 use crate::storage::StorageError;
 use crate::storage::atomic_file;
-use crate::storage::data_dir::DataDir;
+use crate::storage::data_dir::{self, DataDir};
 use crate::trouble::Trouble;
 
 /// Where the daemon finds and puts things.
@@ -77,13 +77,17 @@ pub fn node_settings(
 /// # Errors
 /// If a part cannot be started.
 pub async fn run(paths: DaemonPaths) -> anyhow::Result<()> {
-    let data = Arc::new(open_data_dir(&paths.data_dir).await?);
+    let data = Arc::new(once_free(|| DataDir::open(&paths.data_dir)).await?);
     let config = NodeConfig::load(&data.config_file())?;
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(&paths.runtime_dir)
         .with_context(|| format!("cannot create {}", paths.runtime_dir.display()))?;
+    // Of another daemon it has the socket and the session, which are nobody else's to replace.
+    let _runtime_dir = once_free(|| data_dir::lock(&paths.runtime_dir))
+        .await
+        .context("each daemon of a machine needs its own --runtime-dir")?;
     check_fit(&data)?;
     let settings = node_settings(
         &data,
@@ -200,14 +204,14 @@ fn check_fit(data: &DataDir) -> anyhow::Result<()> {
 }
 
 /// Opens the data directory; a daemon that was just killed may need a moment until the kernel has taken it apart.
-async fn open_data_dir(root: &Path) -> Result<DataDir, StorageError> {
+async fn once_free<T>(take: impl Fn() -> Result<T, StorageError>) -> Result<T, StorageError> {
     let deadline = tokio::time::Instant::now() + DATA_DIR_WAIT_MAX;
     loop {
-        match DataDir::open(root) {
+        match take() {
             Err(StorageError::InUse(_)) if tokio::time::Instant::now() < deadline => {
                 tokio::time::sleep(HEARTBEAT_INTERVAL).await;
             }
-            opened => return opened,
+            taken => return taken,
         }
     }
 }
@@ -336,6 +340,19 @@ mod tests {
         };
         let ran = tokio::time::timeout(LONG, run(paths)).await;
         format!("{:#}", ran.expect("it goes on").unwrap_err())
+    }
+
+    /// It would take the other's socket, and the session that the other's locks hang on.
+    #[tokio::test(start_paused = true)]
+    async fn a_runtime_directory_of_another_daemon_is_refused_by_name() {
+        let temp = tempfile::tempdir().unwrap();
+        found(temp.path());
+        let runtime = temp.path().join("run");
+        std::fs::create_dir(&runtime).unwrap();
+        let _other = data_dir::lock(&runtime).unwrap();
+        let refusal = refusal_in(temp.path()).await;
+        assert!(refusal.contains("needs its own --runtime-dir"), "{refusal}");
+        assert!(refusal.contains(runtime.to_str().unwrap()), "{refusal}");
     }
 
     #[tokio::test]

@@ -192,7 +192,11 @@ fn remove_all_but(dir: &Path, kept: &Path) -> Result<(), StorageError> {
     Ok(())
 }
 
-fn lock(root: &Path) -> Result<Flock<File>, StorageError> {
+/// Locks a directory for this process, for as long as the value lives.
+///
+/// # Errors
+/// [`StorageError::InUse`] if another process has it.
+pub fn lock(root: &Path) -> Result<Flock<File>, StorageError> {
     let path = root.join("lock");
     let file = OpenOptions::new()
         .write(true)
