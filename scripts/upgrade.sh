@@ -27,8 +27,9 @@ commit=${1:-0eeecdf}
 . scripts/lib/packages.sh
 [ "$(id -u)" = 0 ] || fail "nodes are namespaces and mounts of this machine, which only root may make" "run it as root"
 ensure_cargo
-commit=$(git rev-parse --verify --quiet "$commit^{commit}") ||
-  fail "this clone has no commit $commit" "git fetch --unshallow, or name another one"
+wanted=$commit
+commit=$(git rev-parse --verify --quiet "$wanted^{commit}") ||
+  fail "this clone has no commit $wanted" "git fetch --unshallow, or name another one"
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 folder=$target/upgrade/${commit:0:7}
 mkdir -p "$folder"

@@ -130,14 +130,14 @@ impl Commands {
         let state = self.node.core().view.state();
         let inode = state.tree().resolve(&within).ok_or_else(|| {
             Refusal::new(
-                format!("there is no {path}"),
-                "name the lock file, for example /vfs/lk/job",
+                format!("there is no {path} in the tree"),
+                "name the lock, for example /vfs/lk/job",
             )
         })?;
         if state.locks().of(inode).is_none() {
             return Err(Refusal::new(
                 format!("{path} is no lock"),
-                "locks are files made with O_EXCL under /vfs/lk",
+                "locks are directories, and files made with O_EXCL, under /vfs/lk",
             ));
         }
         self.propose_break(inode, peer).await?;

@@ -22,7 +22,7 @@ pub(super) enum MemberCommand {
         /// What it may change: reader, agent or writer.
         #[arg(long, default_value = "writer", value_parser = parse_role)]
         role: Grant,
-        /// How long the token is valid.
+        /// How long the token is valid: a number and s, m, h or d.
         #[arg(long, default_value = "1h", value_parser = parse_span)]
         expires: u64,
         #[command(flatten)]

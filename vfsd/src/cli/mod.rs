@@ -137,7 +137,7 @@ struct RejoinArgs {
     /// Where the member's data is.
     #[arg(long, default_value = DATA_DIR)]
     data_dir: PathBuf,
-    /// IP:PORT of a member to ask; the known ones unless given.
+    /// IP:PORT of a member to ask first; the known ones are asked in any case.
     #[arg(long)]
     peer: Option<String>,
     /// One JSON object instead of text.
@@ -193,9 +193,9 @@ fn report(error: &anyhow::Error) {
     let admin = error.downcast_ref::<AdminError>().map(AdminError::hint);
     let refusal = match error.downcast_ref::<EnrolError>() {
         Some(EnrolError::Refused(refusal)) => Some(refusal.hint.as_str()),
-        Some(EnrolError::OtherCluster { .. }) => {
-            Some("make one on that cluster: vfsd token create")
-        }
+        Some(EnrolError::OtherCluster { .. }) => Some(
+            "a token from before `vfsd ca rotate` is void as well; make one there: vfsd token create",
+        ),
         Some(EnrolError::Unreachable { .. }) => {
             Some("is vfsd running there, and is the port open?")
         }

@@ -52,9 +52,7 @@ impl NewMember {
     /// # Errors
     /// If the name or the address cannot be one.
     pub fn new(name: &str, listen: &str, data_dir: &Path) -> anyhow::Result<Self> {
-        if !is_valid_name(name) {
-            bail!("{name:?} cannot be a node's name; {NAME_HINT}");
-        }
+        check_name(name)?;
         match listen.parse::<std::net::SocketAddr>() {
             Ok(address) if !address.ip().is_unspecified() && address.port() != 0 => {}
             _ => bail!(
@@ -71,11 +69,23 @@ impl NewMember {
     }
 }
 
+/// # Errors
+/// If a node cannot have this name.
+pub fn check_name(name: &str) -> anyhow::Result<()> {
+    if !is_valid_name(name) {
+        bail!("{name:?} cannot be a node's name; {NAME_HINT}");
+    }
+    Ok(())
+}
+
 /// Makes the data directory of the only member of a new cluster called `name`. Returns the cluster's id.
 ///
 /// # Errors
-/// If there is a member's data already, or the disk refuses.
+/// If a cluster cannot have this name, if there is a member's data already, or the disk refuses.
 pub fn found_cluster(member: &NewMember, name: &str) -> anyhow::Result<String> {
+    if !is_valid_name(name) {
+        bail!("{name:?} cannot be a cluster's name; {NAME_HINT}");
+    }
     let random: [u8; 2] = rand::random();
     let cluster = format!("{}-{name}", hex::encode(random));
     let dir = DataDir::create(&member.data_dir)?;
@@ -242,4 +252,21 @@ pub fn load_identity(tls: &Path) -> anyhow::Result<NodeIdentity> {
         identity.also_trusted = Some(CertificateDer::from(read(authority::NEXT)?));
     }
     Ok(identity)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_no_cluster_can_have_makes_no_data_directory() {
+        let temp = tempfile::tempdir().unwrap();
+        let data = temp.path().join("data");
+        let member = NewMember::new("n1", "127.0.0.1:7601", &data).unwrap();
+        for name in ["", "a/b", "two words", "line\n", &"x".repeat(3_000)] {
+            let refusal = found_cluster(&member, name).unwrap_err().to_string();
+            assert!(refusal.contains("cannot be a cluster's name"), "{refusal}");
+            assert!(!data.exists());
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Subcommand;
 
+use super::setup::check_name;
 use super::{OutputArgs, ask};
 use crate::admin::protocol::AdminRequest;
 use crate::state_machine::command::Grant;
@@ -50,6 +51,9 @@ pub(super) fn create(
     name: Option<String>,
     output: &OutputArgs,
 ) -> anyhow::Result<serde_json::Value> {
+    if let Some(name) = &name {
+        check_name(name)?;
+    }
     ask(
         output,
         &AdminRequest::TokenCreate {

@@ -129,8 +129,8 @@ async fn accept(listener: TcpListener, tls: Arc<LiveTls>, service: Arc<dyn Servi
                 tracing::warn!(
                     %from,
                     %error,
-                    "refused a node that shows no certificate of this cluster: a member of another one, or one that \
-                     missed a change of the authority; stop it, or have it join"
+                    "a node that connects and this one do not know each other's authority: one of them belongs to \
+                     another cluster, or missed a change of the authority; stop it there, or have it join"
                 );
             } else {
                 tracing::debug!(%from, %error, "connection ended");
@@ -210,12 +210,16 @@ async fn handshake(tcp: TcpStream, tls: &TlsSettings) -> io::Result<(TlsStream<T
     Ok((start.into_stream(Arc::clone(config)).await?, joining))
 }
 
-/// Whether a connection ended because one side refused the other's certificate: the connecting side sees this one's
-/// first, and says so by an alert (RFC 8446, section 6.2).
+/// Whether a connection ended because one side does not know the other's authority. The connecting side sees this one's
+/// certificate first, and says so by an alert (RFC 8446, section 6.2); it has others for a wrong node of this cluster.
 fn is_foreign(error: &io::Error) -> bool {
+    use rustls::AlertDescription::UnknownCA;
     use rustls::Error::{AlertReceived, InvalidCertificate};
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
-    matches!(cause, Some(InvalidCertificate(_) | AlertReceived(_)))
+    matches!(
+        cause,
+        Some(InvalidCertificate(_) | AlertReceived(UnknownCA))
+    )
 }
 
 #[derive(Clone, Copy)]

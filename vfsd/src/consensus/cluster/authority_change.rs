@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::consensus::cluster::change_steps::{Stop, check_level, not_yet, refuse, turn};
 use crate::consensus::core::Core;
+use crate::consensus::leader_link::AskError;
 use crate::consensus::wire::{AuthorityRequest, AuthorityView, Reply, Request};
 use crate::limits::{
     AUTHORITY_ASK_MAX, AUTHORITY_CHECK_BEATS, LEADER_RETRY_EVERY, MEMBER_CHANGE_TIMEOUT,
@@ -238,7 +239,10 @@ async fn ask(
     let asked = core
         .link
         .ask(member.node.0, &member.address, request, AUTHORITY_ASK_MAX);
-    asked.await.map_err(|error| error.to_string())
+    asked.await.map_err(|error| match error {
+        AskError::Call(reason) => format!("it does not answer: {reason}"),
+        other => other.to_string(),
+    })
 }
 
 /// Answers the leader.
