@@ -25,17 +25,19 @@ cd "$(dirname "$0")/.."
 . scripts/lib/phase.sh
 # shellcheck source=lib/packages.sh
 . scripts/lib/packages.sh
-ensure_cargo
-cargo +nightly --version >/dev/null 2>&1 || fail "there is no nightly compiler" "rustup toolchain install nightly"
 known=$(basename -s .rs tests/fuzz/fuzz_targets/*.rs)
 wanted=${1:-all}
 [ "$wanted" != all ] || wanted=$known
+for name in $wanted; do
+  [ -e "tests/fuzz/fuzz_targets/$name.rs" ] || fail "there is no target $name" "there are: ${known//$'\n'/ }"
+done
+ensure_cargo
+cargo +nightly --version >/dev/null 2>&1 || fail "there is no nightly compiler" "rustup toolchain install nightly"
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 ensure_tools "cargo-fuzz@0.13.2"
 export PATH=$target/tools/bin:$PATH CARGO_TARGET_DIR=$target/fuzz
 failed=()
 for name in $wanted; do
-  [ -e "tests/fuzz/fuzz_targets/$name.rs" ] || fail "there is no target $name" "there are: ${known//$'\n'/ }"
   corpus=$target/fuzz/corpus/$name artifacts=$target/fuzz/artifacts/$name
   mkdir -p "$corpus" "$artifacts"
   # Without the address sanitizer: the decoders are safe code, and a build of its own for each is slow.

@@ -300,20 +300,28 @@ fn unescape(text: &str) -> String {
         .replace("\\134", "\\")
 }
 
-/// Makes the mount point; what a killed daemon left mounted there is detached first.
+/// Makes the mount point; what a killed daemon left mounted there is detached first, and one that is served is left.
 fn prepare(point: &Path) -> Result<PathBuf, MountError> {
     let unusable = |cause| MountError::Point {
         point: point.display().to_string(),
         cause,
     };
     // Before this daemon has a connection: only an earlier one could be waited for.
-    if let Err(error) = std::fs::metadata(point)
-        && error.raw_os_error() == Some(libc::ENOTCONN)
-    {
+    let is_dead = || {
+        let seen = std::fs::metadata(point);
+        seen.is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
+    };
+    while is_dead() {
         umount2(point, MntFlags::MNT_DETACH).map_err(|errno| unusable(errno.into()))?;
     }
     std::fs::create_dir_all(point).map_err(unusable)?;
-    std::fs::canonicalize(point).map_err(unusable)
+    let point = std::fs::canonicalize(point).map_err(unusable)?;
+    let table = std::fs::read_to_string(MOUNT_TABLE).map_err(unusable)?;
+    if devices_at(&table, &point).next().is_some() {
+        let other = "another vfsd serves its tree there";
+        return Err(unusable(io::Error::other(other)));
+    }
+    Ok(point)
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {

@@ -5,6 +5,8 @@ use std::ffi::OsStr;
 use vfsd::fs::caller::Caller;
 use vfsd::fs::errno::errno;
 use vfsd::fs::open_flags::OpenFlags;
+use vfsd::fuse::mount::Mount;
+use vfsd::state_machine::ids::NodeId;
 
 use crate::{Cluster, run};
 
@@ -336,4 +338,15 @@ assert len(faults) <= 1, (len(faults), faults[0])
 PY
         "#,
     );
+}
+
+/// It would hide the other's tree from everybody, and a program would write into another one than it thinks.
+#[test]
+fn a_mount_point_on_which_another_daemon_serves_is_refused() {
+    let cluster = Cluster::start();
+    let point = cluster.path(1, ".");
+    let other = Mount::start(cluster.filesystems[1].clone(), &point, NodeId(2));
+    let refusal = format!("{:#}", anyhow::Error::from(other.err().unwrap()));
+    assert!(refusal.contains("another vfsd serves"), "{refusal}");
+    run(&cluster, "echo x > $A/x; [ $(cat $B/x) = x ]");
 }

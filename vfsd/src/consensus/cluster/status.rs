@@ -89,6 +89,14 @@ impl StatusBoard {
         core.link.leader.send_if_modified(|leader| {
             let changed = *leader != metrics.current_leader;
             *leader = metrics.current_leader;
+            if changed {
+                let (name, term) = (leader.map(|id| self.name_of(id)), metrics.current_term);
+                tracing::info!(
+                    leader = name.as_deref().unwrap_or("none"),
+                    term,
+                    "the leader changed"
+                );
+            }
             changed
         });
         let (has, missing, why) = self.judge(&metrics);
