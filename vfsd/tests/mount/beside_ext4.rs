@@ -154,6 +154,15 @@ const FOUND: &[(&str, &str)] = &[
          0 shell > a A*4
          0 load m1 0 1",
     ),
+    (
+        "an ftruncate that changes nothing of a new file moves its times",
+        "0 open h1 a w,creat,trunc
+         0 reopen h2 h1 rw
+         0 fstat h2
+         0 ftruncate h1 0
+         0 close h1
+         0 fstat h2",
+    ),
 ];
 
 #[test]

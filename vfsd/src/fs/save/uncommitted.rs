@@ -216,6 +216,8 @@ impl Uncommitted {
         let pending = self.pending_of(source, saver);
         change(&mut pending.dirty, at)?;
         pending.resized = true;
+        // It says something whatever the open and a refused write have said.
+        (pending.made, pending.refused) = (false, false);
         pending.last_write = Some((at, now));
         self.account();
         Ok(())
