@@ -470,9 +470,10 @@ while not os.path.exists('enough'):
     n += 1
     with open(a + '/g.tmp', 'w') as f: f.write(f'version {n}')
     os.rename(a + '/g.tmp', a + '/g')
+print(n, file=open('replaced', 'w'))
 PY
         python3 replace.py & replacer=$!
-        trap 'touch enough; wait $replacer' EXIT
+        trap 'touch enough' EXIT
         python3 - <<'PY'
 import os
 path, missing = os.environ['A'] + '/g', 0
@@ -485,6 +486,8 @@ for turn in range(4000):
         missing += 1
 assert missing == 0, f'missing at {missing} of 4000 looks'
 PY
+        touch enough; wait $replacer
+        [ "$(cat replaced)" -ge 100 ]
         "#,
     );
 }

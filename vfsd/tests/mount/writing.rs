@@ -23,10 +23,14 @@ import os, signal, sys
 f = open(sys.argv[1], 'w')
 f.write('half')
 f.flush()
-os.kill(os.getpid(), signal.SIGKILL)
+os.kill(os.getpid(), getattr(signal, sys.argv[2]))
 PY
-        python3 killed.py $A/mid/x || true; python3 killed.py $A/plain || true
-        [ "$(cat $B/mid/x)" = old ]; [ "$(cat $A/mid/x)" = old ]; [ "$(cat $B/plain)" = half ]
+        ulimit -c 0
+        for end in SIGKILL SIGTERM SIGSEGV; do
+          echo old > $A/plain
+          python3 killed.py $A/mid/x $end || true; python3 killed.py $A/plain $end || true
+          [ "$(cat $B/mid/x)" = old ]; [ "$(cat $A/mid/x)" = old ]; [ "$(cat $B/plain)" = half ]
+        done
         "#,
     );
 }
