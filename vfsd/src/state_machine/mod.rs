@@ -190,14 +190,6 @@ impl StateMachine {
             .collect()
     }
 
-    /// Log time at which [`StateMachine::due`] next has something, if ever.
-    pub fn next_due(&self) -> Option<LogTime> {
-        self.locks
-            .iter()
-            .filter_map(|(_, lock)| lock.ended_until)
-            .min()
-    }
-
     /// Applies the entry at `index`.
     ///
     /// # Panics
