@@ -20,14 +20,13 @@ case ${1:-} in
   -*) usage >&2; exit 2 ;;
 esac
 cd "$(dirname "$0")/.."
-commit=${1:-0eeecdf}
+wanted=${1:-0eeecdf}
 # shellcheck source=lib/phase.sh
 . scripts/lib/phase.sh
 # shellcheck source=lib/packages.sh
 . scripts/lib/packages.sh
 [ "$(id -u)" = 0 ] || fail "nodes are namespaces and mounts of this machine, which only root may make" "run it as root"
 ensure_cargo
-wanted=$commit
 commit=$(git rev-parse --verify --quiet "$wanted^{commit}") ||
   fail "this clone has no commit $wanted" "git fetch --unshallow, or name another one"
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")

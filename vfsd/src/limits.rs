@@ -297,8 +297,8 @@ pub const REPLAY_STALE_TRIES_MAX: usize = 5;
 /// Pause before that: whoever moves the directory is done within some calls. All tries of an event together hold up the
 /// next one for less than a hundredth of a second.
 pub const REPLAY_STALE_PAUSE: Duration = Duration::from_millis(2);
-/// How often the kernel tries to move a directory to where a lookup found it before the call ends with ESTALE: beyond
-/// its first, two tries of a walk, and those of the call itself.
+/// Lookups that a thread makes of a directory right after one that had the kernel move it, and that wait: more than the
+/// kernel makes before the call ends with ESTALE.
 pub const MOVED_TRIES_MAX: usize = 3;
 /// A lookup by the same thread within this time after the first is such a try.
 pub const MOVED_TRY_WITHIN: Duration = Duration::from_millis(100);

@@ -52,7 +52,7 @@ impl NewMember {
     /// # Errors
     /// If the name or the address cannot be one.
     pub fn new(name: &str, listen: &str, data_dir: &Path) -> anyhow::Result<Self> {
-        check_name(name)?;
+        check_name("node", name)?;
         match listen.parse::<std::net::SocketAddr>() {
             Ok(address) if !address.ip().is_unspecified() && address.port() != 0 => {}
             _ => bail!(
@@ -69,11 +69,13 @@ impl NewMember {
     }
 }
 
+/// Checks the name of a node, or of a cluster, whichever `whose` says.
+///
 /// # Errors
-/// If a node cannot have this name.
-pub fn check_name(name: &str) -> anyhow::Result<()> {
+/// If it cannot have this name.
+pub fn check_name(whose: &str, name: &str) -> anyhow::Result<()> {
     if !is_valid_name(name) {
-        bail!("{name:?} cannot be a node's name; {NAME_HINT}");
+        bail!("{name:?} cannot be a {whose}'s name; {NAME_HINT}");
     }
     Ok(())
 }
@@ -83,9 +85,7 @@ pub fn check_name(name: &str) -> anyhow::Result<()> {
 /// # Errors
 /// If a cluster cannot have this name, if there is a member's data already, or the disk refuses.
 pub fn found_cluster(member: &NewMember, name: &str) -> anyhow::Result<String> {
-    if !is_valid_name(name) {
-        bail!("{name:?} cannot be a cluster's name; {NAME_HINT}");
-    }
+    check_name("cluster", name)?;
     let random: [u8; 2] = rand::random();
     let cluster = format!("{}-{name}", hex::encode(random));
     let dir = DataDir::create(&member.data_dir)?;

@@ -52,7 +52,7 @@ pub(super) fn create(
     output: &OutputArgs,
 ) -> anyhow::Result<serde_json::Value> {
     if let Some(name) = &name {
-        check_name(name)?;
+        check_name("node", name)?;
     }
     ask(
         output,

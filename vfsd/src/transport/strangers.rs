@@ -82,9 +82,7 @@ impl Strangers {
             }
         }
     }
-}
 
-impl Strangers {
     /// Whether this is the first refused certificate from `from`: the peer tries again and again.
     pub fn is_newly_foreign(&self, from: IpAddr) -> bool {
         let mut foreign = self.foreign.lock();

@@ -159,7 +159,7 @@ fn a_truncation_after_a_refused_write_is_kept() {
         let path = cluster.path(1, name);
         let mut writer = OtherProcess::with(&path, "os.O_WRONLY | os.O_TRUNC");
         cluster.log.set_contact(false);
-        assert_eq!(writer.call("os.write(f, b'new')"), nix::libc::EROFS);
+        assert_eq!(writer.call("os.write(f, b'new')"), libc::EROFS);
         cluster.log.set_contact(true);
         assert_eq!(writer.call(call), 0);
         assert_eq!(writer.call("os.close(f)"), 0);
@@ -350,7 +350,7 @@ fn a_close_that_cannot_be_committed_fails() {
     cluster.log.set_quorum(false);
     let closed = writer.call("os.close(f)");
     assert!(
-        matches!(closed, nix::libc::EROFS | libc::EIO),
+        matches!(closed, libc::EROFS | libc::EIO),
         "nobody was told that the save is not committed: {closed}"
     );
     assert_eq!(run(&cluster, "cat $B/mid/x"), "old\n");
@@ -366,7 +366,7 @@ fn a_truncation_whose_append_was_refused_is_committed_by_the_close() {
     let flags = "os.O_WRONLY | os.O_APPEND | os.O_TRUNC";
     let mut writer = OtherProcess::with(&cluster.path(1, "x"), flags);
     cluster.log.set_quorum(false);
-    assert_eq!(writer.call("os.write(f, b'new')"), nix::libc::EROFS);
+    assert_eq!(writer.call("os.write(f, b'new')"), libc::EROFS);
     cluster.log.set_quorum(true);
     run(&cluster, "[ $(cat $B/x) = old ]");
     assert_eq!(writer.call("os.close(f)"), 0);
